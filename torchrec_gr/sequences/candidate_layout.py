@@ -1,0 +1,109 @@
+"""Where the tokens of a request stand: its history, oldest first, then its candidates."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class CandidateLayout:
+    """Where T history and C candidate tokens stand in U jagged rows `[history_u ; candidates_u]`.
+
+    Args:
+        offsets: [U + 1] int64, where each request's tokens begin; the last is T + C.
+        num_history: [U] int64, where each request's history ends, counted inside its row.
+        history_index: [T] int64, the place of each history token among all tokens.
+        candidate_index: [C] int64, the place of each candidate token among all tokens.
+        positions: [T + C] int64. A history token has its place in the row; every candidate of a
+            request has the one after the history's end, so that the order of candidates never
+            changes a score.
+    """
+
+    offsets: Tensor
+    num_history: Tensor
+    history_index: Tensor
+    candidate_index: Tensor
+    positions: Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        """T + C."""
+        return self.positions.numel()
+
+    def interleave(self, history: Tensor, candidates: Tensor) -> Tensor:
+        """Puts token values in their places.
+
+        Args:
+            history: [T, ...], of any dtype.
+            candidates: [C, ...], as `history`.
+
+        Returns:
+            [T + C, ...]; gradients flow to both.
+
+        Raises:
+            ValueError: the values are not one a token of this layout.
+        """
+        given = (history.shape[0], candidates.shape[0])
+        expected = (self.history_index.numel(), self.candidate_index.numel())
+        if given != expected:
+            raise ValueError(
+                f"expected {expected[0]} history and {expected[1]} candidate values, one a token, "
+                f"got {given[0]} and {given[1]}: build the layout from the same batch"
+            )
+        tokens = history.new_empty(self.num_tokens, *history.shape[1:])
+        tokens = tokens.index_copy(0, self.history_index, history)
+        return tokens.index_copy(0, self.candidate_index, candidates)
+
+    def history_of(self, tokens: Tensor) -> Tensor:
+        """[T, ...] of [T + C, ...]: the history tokens' values, in the order of the batch."""
+        return tokens.index_select(0, self.history_index)
+
+    def candidates_of(self, tokens: Tensor) -> Tensor:
+        """[C, ...] of [T + C, ...]: the candidate tokens' values, in the order of the batch."""
+        return tokens.index_select(0, self.candidate_index)
+
+
+def lay_out_candidates(num_history: Tensor, num_candidates: Tensor) -> CandidateLayout:
+    """Lays out each request's candidates behind its history.
+
+    Args:
+        num_history: [U] integers, the events of each request; may be 0.
+        num_candidates: [U] integers, the candidates of each request; may be 0.
+
+    Returns:
+        The layout of all sum(num_history) + sum(num_candidates) tokens.
+
+    Raises:
+        ValueError: the two are not of one length.
+    """
+    if num_history.shape != num_candidates.shape or num_history.ndim != 1:
+        raise ValueError(
+            "expected num_history and num_candidates of one shape [U], got "
+            f"{list(num_history.shape)} and {list(num_candidates.shape)}"
+        )
+    num_history, num_candidates = num_history.long(), num_candidates.long()
+    offsets = _offsets(num_history + num_candidates)
+    return CandidateLayout(
+        offsets=offsets,
+        num_history=num_history,
+        history_index=_places(num_history) + offsets[:-1].repeat_interleave(num_history),
+        candidate_index=_places(num_candidates)
+        + (offsets[:-1] + num_history).repeat_interleave(num_candidates),
+        positions=_places(num_history + num_candidates).minimum(
+            num_history.repeat_interleave(num_history + num_candidates)
+        ),
+    )
+
+
+def _offsets(lengths: Tensor) -> Tensor:
+    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+
+
+def _places(lengths: Tensor) -> Tensor:
+    """Counts 0, 1, ... inside each row of a jagged batch: [sum(lengths)] int64."""
+    starts = _offsets(lengths)
+    places = torch.arange(int(starts[-1]), device=lengths.device)
+    return places - starts[:-1].repeat_interleave(lengths)
