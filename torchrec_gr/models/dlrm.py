@@ -1,0 +1,81 @@
+"""Vanilla DLRM and DLRM_DCN: TorchRec's own, from a short configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+from torchrec.models.dlrm import DLRM, DLRM_DCN
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+Interaction = Literal["dot", "dcn"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DLRMConfig:
+    """The sizes of a DLRM; the width of its tables is theirs.
+
+    Args:
+        dense_arch: hidden widths of the MLP over the dense features; its last layer, as wide as the
+            tables, is added.
+        over_arch: hidden widths of the MLP over the interactions; its last layer, as wide as there
+            are tasks, is added.
+        interaction: "dot" (DLRM) or "dcn" (DLRM_DCN, low-rank deep cross network).
+        num_cross_layers, cross_rank: of the deep cross network.
+    """
+
+    dense_arch: tuple[int, ...] = (64,)
+    over_arch: tuple[int, ...] = (256, 128)
+    interaction: Interaction = "dot"
+    num_cross_layers: int = 3
+    cross_rank: int = 64
+
+    def __post_init__(self) -> None:
+        if self.interaction not in ("dot", "dcn"):
+            raise ValueError(f"interaction: expected 'dot' or 'dcn', got {self.interaction!r}")
+
+
+def build_dlrm(
+    tables: Sequence[EmbeddingBagConfig],
+    num_dense: int,
+    config: DLRMConfig,
+    *,
+    num_tasks: int = 1,
+) -> nn.Module:
+    """Builds the baseline.
+
+    Args:
+        tables: bags of one width; every feature of theirs is one interacting vector.
+        num_dense: columns of the dense features, at least 1.
+        config: sizes.
+        num_tasks: logits a row.
+
+    Returns:
+        A module that maps (dense_features [C, num_dense] float32, sparse_features of stride C) to
+        logits [C, num_tasks]. Its tables are named `sparse_arch.embedding_bag_collection.
+        embedding_bags.<table>.weight`.
+
+    Raises:
+        ValueError: no tables, tables of different widths, or no dense feature.
+
+    Source: Naumov et al., 1906.00091; DCN v2: Wang et al., 2008.13535. TorchRec's implementation.
+    """
+    widths = {table.embedding_dim for table in tables}
+    if len(widths) != 1:
+        raise ValueError(
+            f"tables: DLRM needs at least one table and one width for all, got widths "
+            f"{sorted(widths)}"
+        )
+    if num_dense < 1:
+        raise ValueError(f"num_dense: DLRM needs at least one dense feature, got {num_dense}")
+    bags = EmbeddingBagCollection(tables=list(tables))
+    dense_arch = [*config.dense_arch, widths.pop()]
+    over_arch = [*config.over_arch, num_tasks]
+    if config.interaction == "dot":
+        return DLRM(bags, num_dense, dense_arch, over_arch)
+    return DLRM_DCN(
+        bags, num_dense, dense_arch, over_arch, config.num_cross_layers, config.cross_rank
+    )

@@ -1,0 +1,66 @@
+"""Binary cross-entropy over candidates and tasks."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from torchrec_gr.modules.global_mean import GlobalMean
+from torchrec_gr.modules.step_output import StepOutput
+
+
+class RankingLoss(nn.Module):
+    """Mean binary cross-entropy over the candidates of all ranks, each task counting alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.global_mean = GlobalMean()
+
+    def forward(
+        self, logits: Tensor, labels: Tensor | None, weights: Tensor | None = None
+    ) -> tuple[Tensor, StepOutput]:
+        """Compares logits with labels.
+
+        Args:
+            logits: [C, tasks], or [C] where there is one task; any float dtype.
+            labels: of as many elements, 0 or 1; None to score without labels (the loss is then 0).
+            weights: [C]; default: 1 each.
+
+        Returns:
+            The loss to call `backward` on, and the step's output with logits of [C, tasks] float32.
+
+        Raises:
+            ValueError: labels or weights do not fit the logits.
+        """
+        logits = _with_task_axis(logits).float()
+        if labels is None:
+            zero = logits.new_zeros(())
+            return zero, StepOutput(zero, zero, logits.detach(), None, weights)
+        labels = _labels_like(logits, labels)
+        if weights is None:
+            weights = logits.new_ones(logits.shape[0])
+        if weights.shape != logits.shape[:1]:
+            raise ValueError(
+                f"weights: expected one a candidate, shape ({logits.shape[0]},); "
+                f"got {tuple(weights.shape)}"
+            )
+        total = binary_cross_entropy_with_logits(
+            logits, labels, weight=weights.unsqueeze(1), reduction="sum"
+        )
+        num_units = weights.sum() * logits.shape[1]
+        loss = self.global_mean(total, num_units)
+        return loss, StepOutput(total.detach(), num_units, logits.detach(), labels, weights)
+
+
+def _labels_like(logits: Tensor, labels: Tensor) -> Tensor:
+    labels = _with_task_axis(labels).float()
+    if labels.shape != logits.shape:
+        raise ValueError(
+            f"logits of shape {tuple(logits.shape)} do not fit labels of shape "
+            f"{tuple(labels.shape)}: the model must return one logit a candidate and label"
+        )
+    return labels
+
+
+def _with_task_axis(x: Tensor) -> Tensor:
+    return x if x.ndim == 2 else x.unsqueeze(1)
