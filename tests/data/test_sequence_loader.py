@@ -1,0 +1,144 @@
+"""The pretraining loader: whose events, in which order, with which negatives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.data.clicks import click_schema, clicks, prepare_clicks
+from torchrec_gr.data.prepared_log import PreparedLog
+from torchrec_gr.data.sequence_loader import SequenceLoader
+from torchrec_gr.sequences.request_batch import RequestBatch
+
+TEST_FROM = 40 * 3600
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> PreparedLog:
+    """20 users, some with a single training event."""
+    return prepare_clicks(tmp_path, clicks(num_users=20))
+
+
+def loader(log: PreparedLog, **changes: object) -> SequenceLoader:
+    settings = {"batch_size": 4, "num_negatives": 6, "seed": 0, **changes}
+    return SequenceLoader(log, **settings)  # type: ignore[arg-type]
+
+
+def read(batch: RequestBatch) -> dict[int, tuple[list[int], list[int]]]:
+    """User -> rows of the item table, and times."""
+    lengths = batch.num_history().tolist()
+    times = batch.history_times.split(lengths)
+    items = batch.ids["history_item"].to_dense()
+    return {
+        user: (items[i].tolist(), times[i].tolist())
+        for i, user in enumerate(batch.user_ids.tolist())
+        if lengths[i]
+    }
+
+
+@pytest.mark.parametrize("splits", [("train",), ("train", "test")])
+def test_each_user_s_newest_events_are_one_sequence(
+    log: PreparedLog, tmp_path: Path, splits: tuple[str, ...]
+) -> None:
+    rows = clicks(num_users=20)
+    allowed = rows if "test" in splits else rows[rows.time < TEST_FROM]
+    sequences = loader(log, splits=splits)
+    found: dict[int, tuple[list[int], list[int]]] = {}
+    for batch in sequences:
+        assert not found.keys() & read(batch).keys()
+        found |= read(batch)
+    items = log.vocabularies["item"]
+    expected, skipped, truncated = {}, 0, 0
+    for place, user in enumerate(log.raw_users.tolist()):
+        events = allowed[allowed.user == user].sort_values("time", kind="stable")
+        skipped += len(events) < 2
+        truncated += len(events) > 4
+        if len(events) >= 2:
+            newest = events.tail(4)
+            expected[place] = (items.rows(newest.item.to_numpy()).tolist(), newest.time.tolist())
+    assert found == expected
+    assert skipped or "test" in splits
+    assert truncated
+    assert sequences.num_sequences == len(expected)
+    assert sequences.num_events == sum(len(times) for _, times in expected.values())
+    assert sequences.counts == {
+        "skipped": skipped,
+        "truncated": truncated,
+        "sequences": sequences.num_sequences,
+        "events": sequences.num_events,
+        "steps": sequences.num_steps,
+    }
+
+
+def test_no_event_of_the_test_window_is_read_in_training(log: PreparedLog) -> None:
+    for batch in loader(log):
+        assert (batch.history_times < TEST_FROM).all()
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_any_number_of_ranks_reads_the_same_global_batches(
+    log: PreparedLog, world_size: int
+) -> None:
+    """Seven ranks share four sequences: some have none, and still step and draw alike."""
+    ranks = [loader(log, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for alone, *of_step in zip(loader(log), *ranks, strict=True):
+        together: dict[int, tuple[list[int], list[int]]] = {}
+        for batch in of_step:
+            assert batch.num_requests >= 1
+            negatives = batch.ids["negative_history_item"]
+            assert negatives.values().equal(alone.ids["negative_history_item"].values())
+            assert negatives.lengths().tolist() == [6, *[0] * (batch.num_requests - 1)]
+            together |= read(batch)
+        assert list(together.items()) == list(read(alone).items())
+
+
+def test_negatives_are_uniform_over_the_vocabulary_without_row_0(log: PreparedLog) -> None:
+    num_rows = log.table_rows["item"]
+    batch = next(iter(loader(log, num_negatives=20_000)))
+    drawn = np.bincount(batch.ids["negative_history_item"].values(), minlength=num_rows)
+    assert drawn.size == num_rows
+    assert drawn[0] == 0
+    mean = 20_000 / (num_rows - 1)
+    assert abs(drawn[1:] - mean).max() < 5 * mean**0.5
+
+
+def test_order_and_negatives_change_with_epoch_step_and_seed(log: PreparedLog) -> None:
+    def epochs(seed: int) -> list[list[tuple[list[int], list[int]]]]:
+        sequences = loader(log, seed=seed)
+        return [
+            [(b.user_ids.tolist(), b.ids["negative_history_item"].values().tolist()) for b in epoch]
+            for epoch in (sequences, sequences)
+        ]
+
+    first, second = epochs(0)
+    assert epochs(0) == [first, second]
+    other = epochs(1)[0]
+    orders = {str([users for users, _ in epoch]) for epoch in (first, second, other)}
+    assert len(orders) == 3
+    draws = [str(drawn) for epoch in (first, second, other) for _, drawn in epoch]
+    assert len(set(draws)) == len(draws)
+
+
+def test_going_on_at_any_step_gives_the_same_batches(log: PreparedLog) -> None:
+    def words(sequences: SequenceLoader) -> list[tuple[list[int], list[int]]]:
+        return [(b.user_ids.tolist(), b.ids.values().tolist()) for b in sequences]
+
+    whole = loader(log)
+    expected = [words(whole) for _ in range(2)]
+    for epoch, step in [(e, s) for e in range(2) for s in range(whole.num_steps + 1)]:
+        resumed = loader(log)
+        resumed.load_state_dict(whole.state_at(epoch, step))
+        assert words(resumed) == expected[epoch][step:]
+    with pytest.raises(ValueError, match="num_negatives='6', this run has '7'"):
+        loader(log, num_negatives=7).load_state_dict(whole.state_dict())
+
+
+def test_settings_that_cannot_be_served_are_refused(log: PreparedLog, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="did you mean 'train'"):
+        loader(log, splits=("trian",))
+    with pytest.raises(ValueError, match="num_negatives must be at least 0"):
+        loader(log, num_negatives=-1)
+    with pytest.raises(ValueError, match="set the schema's `target`"):
+        loader(prepare_clicks(tmp_path, schema=click_schema(target=None)))

@@ -1,0 +1,156 @@
+"""A prepared log -> batches of one split, as requests or as impressions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import numpy as np
+
+from torchrec_gr.data.collate import collate_requests
+from torchrec_gr.data.log_source import TRAIN
+from torchrec_gr.data.prepared_log import PreparedLog
+from torchrec_gr.data.rows import Rows
+from torchrec_gr.data.split_rows import SplitRows
+from torchrec_gr.data.step_loader import StepLoader, fingerprint
+from torchrec_gr.schema.feature_schema import FeatureSchema, nearest_valid
+from torchrec_gr.sequences.impressions import to_impressions
+from torchrec_gr.sequences.request_batch import ImpressionBatch, RequestBatch
+
+HistoryAsOf = Literal["exposure", "day", "split"]
+View = Literal["requests", "impressions"]
+
+_PER_SECOND = {"us": 1_000_000, "ms": 1_000, "s": 1}
+
+
+class RequestLoader(StepLoader[RequestBatch | ImpressionBatch]):
+    """Reads the rows of one split, each with its user's history as it was known.
+
+    Neighbouring rows of one user, moment and context are one request with several candidates.
+    Blocks are read in an order that seed and epoch decide, about a million rows at a time, and
+    those rows are permuted, a request's together; batches run over the borders of these windows.
+    Every rank decodes the windows that it takes rows from, and keeps the last: a split of one
+    window is decoded once.
+
+    `counts` adds up, over what this rank has read, "rows", "steps", "empty_histories" and
+    "truncated_histories" (longer than `schema.max_history`: their newest events were kept).
+
+    Args:
+        log: prepared.
+        split: which of `log.splits`.
+        batch_size: rows a step, over all ranks.
+        view: "requests", or "impressions" for models that score one row at a time.
+        history_as_of: which events a row's history holds. "exposure": those before the row's time.
+            "day": those before the row's day began, by the schema's clock. "split": those before
+            the row's time and before the first time of its split; in training, as "exposure".
+        seed: of the order; None: file order in every epoch.
+        rank, world_size: of this process.
+        pad: gives all ranks the same number of impressions in a step, by rows of weight 0: an
+            EmbeddingBagCollection sharded ROW_WISE fails without.
+
+    Raises:
+        ValueError: a setting that is unknown or that the log cannot serve.
+    """
+
+    def __init__(
+        self,
+        log: PreparedLog,
+        split: str,
+        *,
+        batch_size: int,
+        view: View = "requests",
+        history_as_of: HistoryAsOf = "exposure",
+        seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        pad: bool = False,
+    ) -> None:
+        _check(log, split, view, history_as_of, pad)
+        self._split_rows = SplitRows(log, split)
+        super().__init__(
+            self._split_rows.num_rows,
+            batch_size=batch_size,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            settings={
+                "split": split,
+                "history_as_of": history_as_of,
+                "log": fingerprint(log),
+            },
+        )
+        self.log = log
+        self.split = split
+        self.view = view
+        self.history_as_of = history_as_of
+        self.pad = pad
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the split, over all ranks."""
+        return self.num_units
+
+    def _batches(self, epoch: int, first_step: int) -> Iterator[RequestBatch | ImpressionBatch]:
+        order = self._split_rows.in_order(self.seed, epoch)
+        for step in range(first_step, self.num_steps):
+            yield self._collate(order.rows(*self._slice(step)), step)
+
+    def _collate(self, rows: Rows, step: int) -> RequestBatch | ImpressionBatch:
+        self.counts["rows"] += len(rows)
+        start, end = self._histories(rows)
+        batch = collate_requests(self.log.schema, rows, self.log.events, start, end)
+        if self.view == "requests":
+            return batch
+        return to_impressions(batch, num_rows=self._most_rows(step) if self.pad else None)
+
+    def _histories(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        """Which events each row's history holds: start and end, [N] int64 each."""
+        if self.log.events is None:
+            return np.zeros_like(rows.times), np.zeros_like(rows.times)
+        first, end = self.log.events.all_before(rows.user_index, self._known_before(rows.times))
+        start = np.maximum(first, end - self.log.schema.max_history)
+        self.counts["empty_histories"] += int((first == end).sum())
+        self.counts["truncated_histories"] += int((first < start).sum())
+        return start, end
+
+    def _known_before(self, times: np.ndarray) -> np.ndarray:
+        """[N] int64: a row at each time knows the events strictly before this moment."""
+        if self.history_as_of == "day":
+            return _day_start(times, self.log.schema)
+        if self.history_as_of == "split" and self.split != TRAIN:
+            assert self.log.split_as_of is not None  # checked
+            return np.minimum(times, self.log.split_as_of[self.split])
+        return times
+
+    def _most_rows(self, step: int) -> int:
+        """The most rows that any rank takes in a step."""
+        num_rows = min(self.batch_size, self.num_units - step * self.batch_size)
+        return -(-num_rows // self.world_size)
+
+
+def _check(log: PreparedLog, split: str, view: str, history_as_of: str, pad: bool) -> None:
+    for what, given, valid in (
+        ("split", split, log.splits),
+        ("view", view, get_args(View)),
+        ("history_as_of", history_as_of, get_args(HistoryAsOf)),
+    ):
+        if given not in valid:
+            raise ValueError(nearest_valid(what, given, valid))
+    if pad and view != "impressions":
+        raise ValueError("pad=True fills impressions up: use it with view='impressions'")
+    if history_as_of == "day" and log.schema.time_unit == "order":
+        raise ValueError(
+            "history_as_of='day' needs times, but this log knows only an order "
+            "(time_unit 'order'): use 'exposure' or 'split'"
+        )
+    if history_as_of == "split" and log.split_as_of is None:
+        raise ValueError(
+            "history_as_of='split' needs a log that is split by time: use 'exposure', "
+            "or prepare the log with a TemporalSplit"
+        )
+
+
+def _day_start(times: np.ndarray, schema: FeatureSchema) -> np.ndarray:
+    second = {"us": 1_000_000, "ms": 1_000, "s": 1}[schema.time_unit]
+    offset, day = round(schema.utc_offset_hours * 3600 * second), 86_400 * second
+    return (times + offset) // day * day - offset

@@ -1,0 +1,88 @@
+"""The rows of one split in the order of an epoch, decoded a window at a time."""
+
+from __future__ import annotations
+
+import bisect
+
+import numpy as np
+
+from torchrec_gr.data.collate import join_rows
+from torchrec_gr.data.prepared_log import PreparedLog
+from torchrec_gr.data.requests import request_starts, shuffle_requests
+from torchrec_gr.data.rows import Rows
+from torchrec_gr.data.shuffle import ROWS, WINDOW_ROWS, Window, generator, windows
+
+
+class SplitRows:
+    """Decodes one split's rows; the last window stays, so a small split is decoded only once.
+
+    Args:
+        log: prepared.
+        split: one of `log.splits`.
+    """
+
+    def __init__(self, log: PreparedLog, split: str) -> None:
+        self.schema = log.schema
+        self._log = log
+        self._code = log.splits.index(split)
+        self._counts = [block.counts[self._code] for block in log.blocks]
+        self._decoded: tuple[int, ...] = ()
+        self._rows = join_rows(self.schema, [])
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the split."""
+        return sum(self._counts)
+
+    def in_order(self, seed: int | None, epoch: int) -> EpochRows:
+        """The rows in the order of one epoch; without a seed, in the log's."""
+        return EpochRows(self, windows(self._counts, seed, epoch, WINDOW_ROWS), seed, epoch)
+
+    def of_blocks(self, blocks: tuple[int, ...]) -> Rows:
+        """The split's rows in some blocks, one block after the other."""
+        if blocks != self._decoded:
+            # The last window is let go first: two would need twice the memory.
+            self._decoded, self._rows = (), join_rows(self.schema, [])
+            self._rows = join_rows(self.schema, [self._of_block(block) for block in blocks])
+            self._decoded = blocks
+        return self._rows
+
+    def _of_block(self, block: int) -> Rows:
+        rows = self._log.read_block(block)
+        return rows.take(rows.split == self._code)
+
+
+class EpochRows:
+    """One epoch's rows in order; see `SplitRows.in_order`."""
+
+    def __init__(
+        self, split_rows: SplitRows, windows: list[Window], seed: int | None, epoch: int
+    ) -> None:
+        self._split_rows = split_rows
+        self._windows = windows
+        self._firsts = [window.first for window in windows]
+        self._seed = seed
+        self._epoch = epoch
+        self._permuted: Window | None = None
+        self._permutation = np.zeros(0, np.int64)
+
+    def rows(self, first: int, end: int) -> Rows:
+        """Rows first .. end - 1 of the order; windows that hold none of them are not decoded."""
+        pieces: list[Rows] = []
+        while first < end:
+            window = self._windows[bisect.bisect_right(self._firsts, first) - 1]
+            stop = min(end, window.first + window.num_rows)
+            pieces.append(self._of_window(window, first - window.first, stop - window.first))
+            first = stop
+        return join_rows(self._split_rows.schema, pieces)
+
+    def _of_window(self, window: Window, first: int, end: int) -> Rows:
+        rows = self._split_rows.of_blocks(window.blocks)
+        if self._seed is None:
+            return rows.take(np.arange(first, end))
+        if self._permuted is not window:
+            starts = request_starts(self._split_rows.schema, rows)
+            drawn = generator(ROWS, self._seed, self._epoch, window.place)
+            self._permutation = shuffle_requests(starts, drawn)
+            self._permuted = window
+        return rows.take(self._permutation[first:end])
