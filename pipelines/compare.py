@@ -1,0 +1,326 @@
+"""Vanilla DLRM against two-stage models: several seeds, one split, a side-by-side report.
+
+    python -m pipelines.compare --data synthetic --out runs/demo
+    python -m pipelines.compare --data custom --data-dir logs --config mine.yaml --out runs/mine
+
+Writes results.json, report.html and report.md into --out as it goes. Stopped and started again, it
+does what is left; more seeds, models or strategies add to what is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from pipelines.command_line import parse, report_errors
+from pipelines.comparison_report import format_table, write_report
+from pipelines.comparison_summary import chosen_rows
+from pipelines.config import to_plain
+from pipelines.finetune import EpochResult, finetune
+from pipelines.open_log import open_log
+from pipelines.popularity import score_popularity
+from pipelines.pretrain import Pretrained, pretrain
+from pipelines.results import ResultRow, RunKey, Variant, append_results, read_results
+from pipelines.run_artifacts import (
+    Predictions,
+    RunInfo,
+    append_curve,
+    describe_environment,
+    read_run_info,
+    save_predictions,
+    write_run_info,
+)
+from pipelines.settings import PretrainUsers, Settings
+from torchrec_gr.data.log_source import TEST, VALIDATION
+from torchrec_gr.data.prepared_log import PreparedLog
+from torchrec_gr.training.process_group import process_group
+from torchrec_gr.training.trainer import OnStep
+from torchrec_gr.training.transfer import Strategy
+
+_MAY_GROW = ("models", "strategies", "seeds", "dims", "pretrain_users", "epochs", "data_dir")
+"""Settings that may change between two starts of one comparison."""
+
+_CURVE_STEPS = 20
+"""Steps that one point of a training curve is the mean of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One ranker to train.
+
+    Args:
+        model: as `build_ranker` takes it.
+        strategy: how pretrained weights come in.
+        dim: width of tables and transformer.
+        seed: of weights and order, in both stages.
+        users: whose histories pretraining reads; None without pretraining.
+    """
+
+    model: str
+    strategy: Strategy
+    dim: int
+    seed: int
+    users: PretrainUsers | None
+
+    @property
+    def key(self) -> RunKey:
+        """Its name in the results."""
+        words = f"{self.users} users" if self.users else None
+        model = self.model.replace(":", ".")
+        return RunKey(Variant(model, self.strategy, self.dim, words), self.seed)
+
+
+def plan(settings: Settings) -> list[Run]:
+    """Every run that the settings ask for, a seed at a time, the baseline first.
+
+    A model without a transformer takes the pretrained tables alone: "full" is no strategy of its.
+    """
+    models = [settings.baseline] if settings.baseline else []
+    models += [m for m in settings.models if not (settings.baseline and m == "dlrm")]
+    return [
+        Run(model, strategy, dim, seed, users)
+        for seed in range(settings.seeds)
+        for dim in settings.dims
+        for model in models
+        for strategy in settings.strategies
+        for users in (settings.pretrain_users if strategy != "none" else (None,))
+        if model == "gpsd" or not strategy.startswith("full")
+    ]
+
+
+class Comparison:
+    """Carries a comparison out in one folder.
+
+    Args:
+        log: what all runs read.
+        settings: of the comparison.
+        out: its folder.
+        device: where to train.
+    """
+
+    def __init__(
+        self, log: PreparedLog, settings: Settings, out: Path, device: torch.device
+    ) -> None:
+        self._log = log
+        self._settings = settings
+        self._out = out
+        self._device = device
+        self._writes = dist.get_rank() == 0
+
+    def run(self, runs: list[Run]) -> None:
+        """Does what is left of `runs`, and keeps the report up to date."""
+        self._popularity()
+        for run in runs:
+            if self._epochs_done(run) >= self._settings.epochs:
+                continue
+            pretrained = self._pretrained(run) if run.users else None
+            self._finetune(run, pretrained)
+
+    def _epochs_done(self, run: Run) -> int:
+        return sum(row.run == run.key for row in read_results(self._out))
+
+    def _popularity(self) -> None:
+        """Adds a row for the score that asks for no model at all."""
+        if self._log.schema.item is None:
+            return
+        key = RunKey(Variant("popularity", "none", None, None), 0)
+        splits = [split for split in self._log.splits if split.startswith((TEST, VALIDATION))]
+        if not self._writes or any(row.run == key for row in read_results(self._out)):
+            return
+        aucs = {split: score_popularity(self._log, split) for split in splits}
+        self._record(
+            ResultRow(
+                model="popularity",
+                strategy="none",
+                seed=0,
+                epoch=0,
+                auc=aucs[TEST],
+                validation_auc=aucs.get(VALIDATION),
+                train_seconds=0.0,
+                parameters=0,
+                gauc_refused="popularity is no model of a user",
+                metrics=_further({split: {"auc": auc} for split, auc in aucs.items()}),
+            )
+        )
+
+    def _pretrained(self, run: Run) -> Pretrained:
+        """The pretraining that a run starts from: made once, shared by all that need it."""
+        assert run.users is not None
+        name = f"pretrain.{run.users}.d{run.dim}.s{run.seed}"
+        return pretrain(
+            self._log,
+            self._settings,
+            self._out / "pretrain" / name,
+            dim=run.dim,
+            seed=run.seed,
+            users=run.users,
+            device=self._device,
+            on_step=self._curve(name, "pretrain"),
+        )
+
+    def _finetune(self, run: Run, pretrained: Pretrained | None) -> None:
+        def record(result: EpochResult) -> None:
+            if self._writes:
+                self._record(_row(run, result, pretrained))
+                self._keep_best(run, result)
+
+        finetune(
+            self._log,
+            self._settings,
+            self._out / "runs" / run.key.name,
+            model=run.model,
+            strategy=run.strategy,
+            dim=run.dim,
+            seed=run.seed,
+            device=self._device,
+            pretrained=pretrained.run_dir if pretrained else None,
+            on_epoch=record,
+            on_step=self._curve(run.key.name, "train"),
+        )
+        if self._writes:
+            write_report(self._out)
+
+    def _record(self, row: ResultRow) -> None:
+        append_results(self._out, [row])
+        print(
+            f"{row.run.name}: epoch {row.epoch}, test AUC {row.auc:.4f}"
+            + (f", validation {row.validation_auc:.4f}" if row.validation_auc else ""),
+            flush=True,
+        )
+
+    def _keep_best(self, run: Run, result: EpochResult) -> None:
+        """Keeps the test scores of the epoch that is chosen so far."""
+        if chosen_rows(read_results(self._out))[run.key].epoch != result.epoch:
+            return
+        scored = result.predictions[TEST]
+        users = self._log.raw_users[scored.user_ids] if self._log.num_users else None
+        save_predictions(
+            self._out,
+            run.key,
+            Predictions(
+                scored.labels[:, 0], scored.logits[:, 0], users, scored.source_rows, result.epoch
+            ),
+        )
+
+    def _curve(self, name: str, stage: str) -> OnStep:
+        """Writes the mean loss of every few steps."""
+        losses: list[float] = []
+
+        def on_step(step: int, loss: float, lr: float) -> None:
+            losses.append(loss)
+            if self._writes and (step + 1) % _CURVE_STEPS == 0:
+                mean = float(np.mean(losses))
+                append_curve(self._out, name, step=step + 1, loss=mean, lr=lr, stage=stage)
+                losses.clear()
+
+        return on_step
+
+
+def _row(run: Run, result: EpochResult, pretrained: Pretrained | None) -> ResultRow:
+    test = result.metrics[TEST]
+    validation = result.metrics.get(VALIDATION)
+    variant = run.key.variant
+    before = pretrained.seconds if pretrained else 0.0
+    return ResultRow(
+        model=variant.model,
+        strategy=variant.strategy,
+        dim=variant.dim,
+        pretrain=variant.pretrain,
+        seed=run.seed,
+        epoch=result.epoch,
+        auc=test.auc,
+        validation_auc=validation.auc if validation else None,
+        gauc=test.gauc,
+        gauc_refused=test.gauc_refused,
+        gauc_users_counted=test.gauc_users_counted,
+        gauc_users_left_out=test.gauc_users_left_out,
+        ne=test.ne,
+        log_loss=test.log_loss,
+        calibration=test.calibration,
+        train_seconds=before + result.seconds,
+        pretrain_seconds=before,
+        examples_per_second=result.training.examples_per_second,
+        parameters=result.num_embedding + result.num_dense,
+        parameters_embedding=result.num_embedding,
+        parameters_dense=result.num_dense,
+        frozen=result.transfer.frozen,
+        metrics=_further({split: m.to_dict() for split, m in result.metrics.items()}),
+    )
+
+
+def _further(metrics: Mapping[str, Mapping[str, object]]) -> dict[str, float]:
+    """AUC, NE and log loss of the further test sets: `auc_<name>` of the split `test_<name>`."""
+    return {
+        f"{name}_{split.removeprefix(f'{TEST}_')}": float(value)  # type: ignore[arg-type]
+        for split, values in metrics.items()
+        if split.startswith(f"{TEST}_")
+        for name, value in values.items()
+        if name in ("auc", "ne", "log_loss")
+    }
+
+
+def describe(log: PreparedLog, settings: Settings, command: str) -> RunInfo:
+    """What the report says of the comparison besides its numbers."""
+    return RunInfo(
+        title=f"{log.schema.name}: does pretraining beat vanilla DLRM?",
+        command=command,
+        data={"label": log.schema.labels[0], "splits": ", ".join(log.splits), **log.counts},
+        settings=to_plain(settings),
+        environment=describe_environment(),
+        epochs=settings.epochs,
+        baseline_model=(settings.baseline or "dlrm").replace(":", "."),
+        bayes_auc=log.source.notes.get("bayes_auc"),
+    )
+
+
+def require_same_comparison(out: Path, info: RunInfo) -> None:
+    """Refuses to add rows of another log, or of other settings, to those that are there.
+
+    Raises:
+        ValueError: names what differs.
+    """
+    if not read_results(out):
+        return
+    before, now = read_run_info(out), info
+    differing = [f"data: {key}" for key in now.data if before.data.get(key) != now.data[key]]
+    differing += [
+        key
+        for key in now.settings
+        if key not in _MAY_GROW and before.settings.get(key) != now.settings[key]
+    ]
+    if differing:
+        raise ValueError(
+            f"{out} holds a comparison with other settings ({', '.join(differing)}): results can "
+            "only be added under the same ones. Choose another --out"
+        )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    options, settings = parse("compare", __doc__, arguments)
+    with report_errors(), process_group(settings.device) as device:
+        runs = plan(settings)
+        log = open_log(settings, options.out / "data")
+        given = sys.argv[1:] if arguments is None else arguments
+        writes = dist.get_rank() == 0
+        if writes:
+            command = f"python -m pipelines.compare {shlex.join(given)}"
+            info = describe(log, settings, command)
+            require_same_comparison(options.out, info)
+            write_run_info(options.out, info)
+        Comparison(log, settings, options.out, device).run(runs)
+        if writes:
+            write_report(options.out)
+            print(format_table(read_results(options.out), options.out))
+            print(f"report: {options.out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()

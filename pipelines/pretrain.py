@@ -1,0 +1,145 @@
+r"""Generative pretraining of the sparse tables and the transformer on user histories (GPSD).
+
+    python -m pipelines.pretrain --data kuairand-pure --data-dir DIR --out runs/pretrain
+    python -m pipelines.pretrain --data custom --config later-day.yaml --from runs/pretrain \
+        --out runs/later-day
+
+Stopped and started again with the same --out, it goes on where it was. `--from` goes on from an
+earlier run with another log: ids that are new get rows, old ones keep theirs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from pipelines.command_line import parse, report_errors
+from pipelines.open_log import open_log
+from pipelines.rankers import gpsd_config
+from pipelines.run_folder import describe_run, read_vocabularies
+from pipelines.settings import PretrainUsers, Settings
+from torchrec_gr.data.log_source import TRAIN
+from torchrec_gr.data.prepared_log import PreparedLog
+from torchrec_gr.data.sequence_loader import SequenceLoader
+from torchrec_gr.models.gpsd import GPSDPretrainer
+from torchrec_gr.training.checkpoint import read_weights
+from torchrec_gr.training.optimizer import Schedule, build_optimizer
+from torchrec_gr.training.process_group import process_group
+from torchrec_gr.training.sharding import shard
+from torchrec_gr.training.trainer import OnStep, Trainer
+from torchrec_gr.training.transfer import transfer
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A finished pretraining.
+
+    Args:
+        run_dir: its folder.
+        seconds: spent in its training steps.
+    """
+
+    run_dir: Path
+    seconds: float
+
+
+def pretrain(
+    log: PreparedLog,
+    settings: Settings,
+    run_dir: Path,
+    *,
+    dim: int,
+    seed: int,
+    users: PretrainUsers,
+    device: torch.device,
+    start: Path | None = None,
+    on_step: OnStep | None = None,
+) -> Pretrained:
+    """Pretrains, or finishes what was begun in `run_dir`.
+
+    Args:
+        log: the histories.
+        settings: `pretrain` and the transformer's sizes.
+        run_dir: for checkpoints, schema and vocabularies.
+        dim: width of tables and transformer.
+        seed: of initial weights, order and negatives.
+        users: whose histories; see `Settings.pretrain_users`.
+        device: where to train.
+        start: an earlier run to start from.
+        on_step: called after each step with its number, loss and learning rate.
+    """
+    stage = settings.pretrain
+    torch.manual_seed(seed)
+    model = GPSDPretrainer(gpsd_config(settings, dim), log.schema, log.table_rows)
+    if start is not None:
+        transfer(model, read_weights(start), "full")
+    loader = SequenceLoader(
+        log,
+        batch_size=stage.batch_size,
+        num_negatives=stage.num_negatives,
+        seed=seed,
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        splits=readable_splits(log, users),
+    )
+    sharded = shard(model, device=device, table_optimizer=stage.tables, sharding=settings.sharding)
+    schedule = Schedule(stage.warmup_steps, loader.num_steps * stage.epochs)
+    trainer = Trainer(
+        sharded,
+        build_optimizer(sharded, stage.tables, stage.dense, schedule),
+        loader,
+        run_dir=run_dir,
+        checkpoint_steps=settings.checkpoint_steps,
+        bf16=settings.precision == "bf16",
+        name=f"pretrain {run_dir.name}",
+        on_step=on_step,
+    )
+    if dist.get_rank() == 0:
+        describe_run(run_dir, log, {"settings": settings, "dim": dim, "seed": seed})
+    trainer.resume()
+    while trainer.progress.epoch < stage.epochs:
+        progress = trainer.train_epoch()
+        if dist.get_rank() == 0:
+            print(
+                f"{run_dir.name}: epoch {progress.epoch + 1} of {stage.epochs}, "
+                f"loss {progress.mean_loss:.4f}, {progress.seconds:.0f} s",
+                flush=True,
+            )
+    return Pretrained(run_dir, sum(progress.seconds for progress in trainer.finished))
+
+
+def readable_splits(log: PreparedLog, users: PretrainUsers) -> tuple[str, ...]:
+    """The splits whose events pretraining may read.
+
+    Events that are scored rows as well are read from the training window alone. Events that are
+    never scored, such as all but the last item of each user in GPSD's protocol, may be read of all
+    users.
+    """
+    return log.splits if users == "all" and not log.source.rows_are_events else (TRAIN,)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    options, settings = parse("pretrain", __doc__, arguments)
+    with report_errors(), process_group(settings.device) as device:
+        previous = read_vocabularies(options.start) if options.start else None
+        log = open_log(settings, options.out / "data", previous)
+        done = pretrain(
+            log,
+            settings,
+            options.out,
+            dim=settings.dims[0],
+            seed=options.seed,
+            users=settings.pretrain_users[0],
+            device=device,
+            start=options.start,
+        )
+        if dist.get_rank() == 0:
+            print(f"pretrained in {done.seconds:.0f} s: {done.run_dir}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The settings of every pipeline, with their defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+from torchrec_gr.data.loader import HistoryAsOf
+from torchrec_gr.models.dlrm import DLRMConfig
+from torchrec_gr.training.optimizer import DenseOptimizer, TableOptimizer
+from torchrec_gr.training.sharding import Sharding
+from torchrec_gr.training.transfer import Strategy
+
+PretrainUsers = Literal["all", "training"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """How one stage trains.
+
+    Args:
+        batch_size: rows (ranking) or sequences (pretraining) a step, over all processes.
+        tables, dense: the optimizers.
+        transferred_tables: the tables' optimizer where they start from pretrained rows and go on
+            training ("full", "sparse"); None: as `tables`.
+        warmup_steps: of the schedule, which then falls by a cosine to a tenth.
+        cosine_epochs: how long the cosine lasts; 0 keeps the peak.
+    """
+
+    batch_size: int = 512
+    tables: TableOptimizer = field(default_factory=TableOptimizer)
+    dense: DenseOptimizer = field(default_factory=DenseOptimizer)
+    transferred_tables: TableOptimizer | None = None
+    warmup_steps: int = 100
+    cosine_epochs: int = 0
+
+    def tables_for(self, strategy: Strategy) -> TableOptimizer:
+        """The optimizer of the tables that are not frozen under a strategy."""
+        if strategy in ("full", "sparse") and self.transferred_tables is not None:
+            return self.transferred_tables
+        return self.tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining(Stage):
+    """Generative pretraining's stage.
+
+    Args:
+        epochs: passes over the users' sequences; the cosine lasts as long.
+        num_negatives: uniform negatives a step, shared by all of its positions.
+    """
+
+    batch_size: int = 128
+    epochs: int = 10
+    num_negatives: int = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class GPSDSizes:
+    """The transformer's depth and what is not its width."""
+
+    num_layers: int = 4
+    num_heads: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that a pipeline can be told.
+
+    Args:
+        data, data_dir, label: which log, where its files are, which label is reported.
+        data_options: of the data set's loader, such as the schema of `custom`.
+        models, strategies: what `compare` runs: every model under every strategy.
+        baseline: `package.module:build` of a model to stand in vanilla DLRM's place.
+        epochs, seeds: of the ranking stage.
+        dims: widths of the tables and of the transformer; each is a comparison of its own.
+        pretrain_users: whose histories pretraining reads, each a run of its own: "all", as GPSD's
+            protocol has it, or the training users alone.
+        history_as_of: how fresh a history is, the same for all models.
+        pretrain, dlrm, gpsd: the stages; `dlrm` is that of every impression-level model.
+        transformer, dlrm_sizes: the models' sizes.
+        dlrm_init_std: of the first rows of DLRM's tables; None is TorchRec's uniform default.
+        sharding: of the tables; None is the default of each kind of collection.
+        precision: "bf16" runs the dense part under autocast.
+        device: "cpu" or "cuda"; None is CUDA where there is a GPU.
+        checkpoint_steps: steps between checkpoints; there is one at each epoch's end anyway.
+    """
+
+    data: str = "synthetic"
+    data_dir: Path | None = None
+    label: str | None = None
+    data_options: Mapping[str, Any] = field(default_factory=dict)
+    models: tuple[str, ...] = ("dlrm", "gpsd")
+    strategies: tuple[Strategy, ...] = ("none", "sparse-freeze")
+    baseline: str | None = None
+    epochs: int = 3
+    seeds: int = 3
+    dims: tuple[int, ...] = (32,)
+    pretrain_users: tuple[PretrainUsers, ...] = ("all",)
+    history_as_of: HistoryAsOf = "exposure"
+    pretrain: Pretraining = field(default_factory=Pretraining)
+    dlrm: Stage = field(default_factory=Stage)
+    gpsd: Stage = field(default_factory=Stage)
+    transformer: GPSDSizes = field(default_factory=GPSDSizes)
+    dlrm_sizes: DLRMConfig = field(default_factory=DLRMConfig)
+    dlrm_init_std: float | None = None
+    sharding: Sharding | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: Literal["cpu", "cuda"] | None = None
+    checkpoint_steps: int = 1000

@@ -1,0 +1,103 @@
+"""The main job on a tiny log: everything is written, and a stopped comparison goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import compare as compare_module
+from pipelines.compare import main, plan
+from pipelines.settings import Settings
+
+CONFIG = """
+data: synthetic
+data_options:
+  {num_users: 150, num_items: 100, num_clusters: 5, num_impressions: 1500, num_organic: 1500}
+models: [dlrm, gpsd]
+strategies: [none, sparse-freeze]
+epochs: 2
+seeds: 1
+dims: [8]
+transformer: {num_layers: 1, num_heads: 2}
+pretrain: {epochs: 1, num_negatives: 32}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def rows_of(out: Path) -> dict[tuple[str, str, int, int], dict[str, Any]]:
+    rows = json.loads((out / "results.json").read_text())
+    return {(r["model"], r["strategy"], r["seed"], r["epoch"]): r for r in rows}
+
+
+def run(config: Path, out: Path, *further: str) -> dict[tuple[str, str, int, int], dict[str, Any]]:
+    main(["--config", str(config), "--out", str(out), *further])
+    return rows_of(out)
+
+
+class Killed(BaseException):
+    """Ends a run as a signal would: no handler of errors sees it."""
+
+
+def test_a_comparison_writes_rows_and_reports_and_can_be_stopped(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(config, tmp_path / "whole")
+    assert set(whole) == {("popularity", "none", 0, 0)} | {
+        (model, strategy, 0, epoch)
+        for model in ("dlrm", "gpsd")
+        for strategy in ("none", "sparse-freeze")
+        for epoch in (1, 2)
+    }
+    for row in whole.values():
+        assert 0 < row["auc"] < 1
+    frozen = whole["gpsd", "sparse-freeze", 0, 2]
+    assert frozen["frozen"]
+    assert frozen["train_seconds"] > frozen["pretrain_seconds"] > 0
+    report = (tmp_path / "whole" / "report.html").read_text()
+    assert "sparse-freeze" in report
+    assert (tmp_path / "whole" / "report.md").exists()
+
+    record, calls = compare_module.Comparison._record, []
+
+    def killing(self: Any, row: Any) -> None:
+        record(self, row)
+        calls.append(row)
+        if len(calls) == 4:  # popularity, two epochs of dlrm, one of the next run
+            raise Killed
+
+    monkeypatch.setattr(compare_module.Comparison, "_record", killing)
+    with pytest.raises(Killed):
+        run(config, tmp_path / "stopped")
+    monkeypatch.setattr(compare_module.Comparison, "_record", record)
+    stopped = run(config, tmp_path / "stopped")
+    assert {key: row["auc"] for key, row in stopped.items()} == {
+        key: row["auc"] for key, row in whole.items()
+    }
+
+    more = run(config, tmp_path / "stopped", "--seeds", "2", "--models", "dlrm")
+    assert set(more) == set(whole) | {
+        ("dlrm", strategy, 1, epoch) for strategy in ("none", "sparse-freeze") for epoch in (1, 2)
+    }
+
+    with pytest.raises(SystemExit, match=r"other settings \(history_as_of\).*another --out"):
+        run(config, tmp_path / "stopped", "--history-as-of", "day")
+
+
+def test_a_users_own_model_takes_the_place_of_dlrm() -> None:
+    settings = Settings(baseline="mine.models:build", models=("dlrm", "gpsd"), seeds=1)
+    models = {run.model for run in plan(settings)}
+    assert models == {"mine.models:build", "gpsd"}
+
+
+def test_a_model_of_tables_alone_takes_no_full_transfer() -> None:
+    settings = Settings(models=("dlrm",), strategies=("none", "full", "full-freeze", "sparse"))
+    assert {run.strategy for run in plan(settings)} == {"none", "sparse"}
