@@ -50,7 +50,6 @@ setup(
         "pyarrow",
         "pyre-extensions",
         "pyyaml",
-        "safetensors",
         "tensorboard",
         "tensordict",
         "tqdm",

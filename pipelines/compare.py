@@ -26,7 +26,7 @@ from pipelines.config import to_plain
 from pipelines.finetune import EpochResult, finetune
 from pipelines.open_log import open_log
 from pipelines.popularity import score_popularity
-from pipelines.pretrain import Pretrained, pretrain
+from pipelines.pretrain import Pretrained, pretrain, readable_splits
 from pipelines.results import ResultRow, RunKey, Variant, append_results, read_results
 from pipelines.run_artifacts import (
     Predictions,
@@ -38,7 +38,7 @@ from pipelines.run_artifacts import (
     write_run_info,
 )
 from pipelines.settings import PretrainUsers, Settings
-from torchrec_gr.data.log_source import TEST, VALIDATION
+from torchrec_gr.data.log_source import TEST, TRAIN, VALIDATION
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.training.process_group import process_group
 from torchrec_gr.training.trainer import OnStep
@@ -277,6 +277,23 @@ def describe(log: PreparedLog, settings: Settings, command: str) -> RunInfo:
         epochs=settings.epochs,
         baseline_model=(settings.baseline or "dlrm").replace(":", "."),
         bayes_auc=log.source.notes.get("bayes_auc"),
+        remarks=_what_pretraining_sees(log, settings),
+    )
+
+
+def _what_pretraining_sees(log: PreparedLog, settings: Settings) -> tuple[str, ...]:
+    """Why pretraining may help or not: how much it reads, and whether it asks what the label asks."""
+    if log.events is None or log.schema.target is None or settings.strategies == ("none",):
+        return ()
+    num_events = log.events.select(readable_splits(log, settings.pretrain_users[0]))[1].size
+    num_rows = log.num_rows(TRAIN)
+    return (
+        f"Pretraining predicts the next {log.schema.target} and reads {num_events:,} events; the "
+        f"ranker reads {num_rows:,} labelled rows, {num_events / num_rows:.1f} events for each. "
+        "It can pay where events are many beside labels and where the label "
+        f"({log.schema.labels[0]}) asks what pretraining asks, which item comes next. Where every "
+        "item that was shown is an event, the next one says what was shown more than what was "
+        "liked.",
     )
 
 

@@ -67,7 +67,6 @@ OTHERS = (
     Package("pyyaml", "yaml"),
     Package("tensorboard", "tensorboard"),
     Package("matplotlib", "matplotlib"),
-    Package("safetensors", "safetensors"),
 )
 FITTING_FBGEMM = {
     "CPU build": ("cpu",),

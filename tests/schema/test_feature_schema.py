@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from torchrec_gr.schema import Feature, FeatureSchema, SchemaError
+from torchrec_gr.schema.feature_schema import nearest_valid
 
 
 def plain(**changes: Any) -> dict[str, Any]:
@@ -100,3 +101,7 @@ def test_an_error_in_yaml_names_the_file(text: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(SchemaError, match=r"my_schema\.yaml"):
         FeatureSchema.from_yaml(path)
+
+
+def test_of_equally_near_words_the_one_of_the_same_letters_is_named() -> None:
+    assert "did you mean 'labels'" in nearest_valid("key", "lables", ("tables", "labels"))

@@ -27,9 +27,14 @@ class SchemaError(ValueError):
 
 def nearest_valid(what: str, given: object, valid: Iterable[str]) -> str:
     """Says that `given` is not a valid `what`, and which valid word is nearest to it."""
-    words = sorted(valid)
-    close = difflib.get_close_matches(str(given), words, n=1, cutoff=0.4)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    words, given_word = sorted(valid), str(given)
+
+    def likeness(word: str) -> tuple[float, bool]:
+        ratio = difflib.SequenceMatcher(None, given_word, word).ratio()
+        return ratio, sorted(word) == sorted(given_word)  # of equals, the one of the same letters
+
+    close = difflib.get_close_matches(given_word, words, n=3, cutoff=0.4)
+    hint = f"did you mean {max(close, key=likeness)!r}? " if close else ""
     return f"unknown {what} {given!r}: {hint}valid: {', '.join(words) or '(none)'}"
 
 
@@ -207,6 +212,8 @@ def _check(schema: FeatureSchema) -> None:
         for key in ("user", "time"):
             if getattr(schema, key) is None:
                 raise SchemaError(f"history features need {key!r}: name the log's {key} column")
+    if schema.of("history", "dense") and not schema.of("history"):
+        raise SchemaError("dense history features need a categorical one beside them: the item")
     for key in ("target", "side_target"):
         _check_target(schema, key, names)
 
