@@ -235,15 +235,8 @@ def _row(run: Run, result: EpochResult, pretrained: Pretrained | None) -> Result
         pretrain=variant.pretrain,
         seed=run.seed,
         epoch=result.epoch,
-        auc=test.auc,
         validation_auc=validation.auc if validation else None,
-        gauc=test.gauc,
-        gauc_refused=test.gauc_refused,
-        gauc_users_counted=test.gauc_users_counted,
-        gauc_users_left_out=test.gauc_users_left_out,
-        ne=test.ne,
-        log_loss=test.log_loss,
-        calibration=test.calibration,
+        **dataclasses.asdict(test),
         train_seconds=before + result.seconds,
         pretrain_seconds=before,
         examples_per_second=result.training.examples_per_second,
@@ -282,7 +275,7 @@ def describe(log: PreparedLog, settings: Settings, command: str) -> RunInfo:
 
 
 def _what_pretraining_sees(log: PreparedLog, settings: Settings) -> tuple[str, ...]:
-    """Why pretraining may help or not: how much it reads, and whether it asks what the label asks."""
+    """Why pretraining may help or not: how much it reads, and what it asks beside the label."""
     if log.events is None or log.schema.target is None or settings.strategies == ("none",):
         return ()
     num_events = log.events.select(readable_splits(log, settings.pretrain_users[0]))[1].size

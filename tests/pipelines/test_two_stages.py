@@ -83,8 +83,11 @@ def test_the_stages_go_on_from_each_other_and_from_an_earlier_day(
     pretrain.main(["--config", str(first), "--out", str(pretrained)])
     common = ["--model", "gpsd", "--config"]
     finetune.main(
-        [*common, str(first), "--strategy", "sparse-freeze"]
-        + ["--pretrained", str(pretrained), "--out", str(ranker)]
+        [
+            *common,
+            *(str(first), "--strategy", "sparse-freeze"),
+            *("--pretrained", str(pretrained), "--out", str(ranker)),
+        ]
     )
     assert torch.equal(weight_of(ranker, "item"), weight_of(pretrained, "item"))
     assert '"auc"' in capsys.readouterr().out
