@@ -17,6 +17,7 @@ from pipelines.rankers import RANKERS
 from pipelines.settings import PretrainUsers, Settings
 from torchrec_gr.data.datasets import DATASETS
 from torchrec_gr.data.loader import HistoryAsOf
+from torchrec_gr.schema.feature_schema import nearest_valid
 from torchrec_gr.training.transfer import STRATEGIES
 
 Command = Literal["pretrain", "finetune", "compare"]
@@ -96,7 +97,10 @@ def report_errors() -> Iterator[None]:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     d = Settings()
     parser.add_argument(
-        "--data", choices=sorted(DATASETS), help=f"which log (default: {d.data})", metavar="NAME"
+        "--data",
+        type=_data_set,
+        metavar="NAME",
+        help=f"which log, of {', '.join(DATASETS)} (default: {d.data})",
     )
     parser.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="its files (default: data/NAME)"
@@ -192,6 +196,12 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
+
+
+def _data_set(name: str) -> str:
+    if name not in DATASETS:
+        raise argparse.ArgumentTypeError(nearest_valid("data set", name, DATASETS))
+    return name
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from pipelines.finetune import EpochResult, finetune
 from pipelines.open_log import open_log
 from pipelines.popularity import score_popularity
 from pipelines.pretrain import Pretrained, pretrain, readable_splits
+from pipelines.rankers import require_known
 from pipelines.results import ResultRow, RunKey, Variant, append_results, read_results
 from pipelines.run_artifacts import (
     Predictions,
@@ -81,9 +82,14 @@ def plan(settings: Settings) -> list[Run]:
     """Every run that the settings ask for, a seed at a time, the baseline first.
 
     A model without a transformer takes the pretrained tables alone: "full" is no strategy of its.
+
+    Raises:
+        ValueError: an unknown model.
     """
     models = [settings.baseline] if settings.baseline else []
     models += [m for m in settings.models if not (settings.baseline and m == "dlrm")]
+    for model in models:
+        require_known(model)
     return [
         Run(model, strategy, dim, seed, users)
         for seed in range(settings.seeds)

@@ -45,6 +45,7 @@ def build_ranker(name: str, log: PreparedLog, settings: Settings, dim: int, seed
     Raises:
         ValueError: an unknown name, or a module or function that cannot be imported.
     """
+    require_known(name)
     torch.manual_seed(seed)
     if name == "gpsd":
         gpsd = GPSDRanker(gpsd_config(settings, dim), log.schema, log.table_rows)
@@ -53,13 +54,21 @@ def build_ranker(name: str, log: PreparedLog, settings: Settings, dim: int, seed
     num_dense = 1 + len(log.dense_names)
     if ":" in name:
         model = _import(name)(tables, num_dense)
-    elif name in RANKERS:
+    else:
         interaction: Interaction = "dcn" if name == "dlrm_dcn" else "dot"
         sizes = dataclasses.replace(settings.dlrm_sizes, interaction=interaction)
         model = build_dlrm(tables, num_dense, sizes, num_tasks=len(log.schema.labels))
-    else:
-        raise ValueError(nearest_valid("model", name, RANKERS))
     return Ranker(ImpressionRanker(model), "impressions", settings.dlrm)
+
+
+def require_known(name: str) -> None:
+    """Refuses a name that is neither one of RANKERS nor a `package.module:build`.
+
+    Raises:
+        ValueError: names the nearest valid one.
+    """
+    if ":" not in name and name not in RANKERS:
+        raise ValueError(nearest_valid("model", name, RANKERS))
 
 
 def gpsd_config(settings: Settings, dim: int) -> GPSDConfig:

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
+from torchrec.models.dlrm import DLRM
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from pipelines import compare as compare_module
 from pipelines.compare import main, plan
@@ -90,6 +94,24 @@ def test_a_comparison_writes_rows_and_reports_and_can_be_stopped(
 
     with pytest.raises(SystemExit, match=r"other settings \(history_as_of\).*another --out"):
         run(config, tmp_path / "stopped", "--history-as-of", "day")
+
+
+def test_an_unknown_model_is_named_before_anything_is_read() -> None:
+    with pytest.raises(ValueError, match="did you mean 'dlrm'"):
+        plan(Settings(models=("dlmr",)))
+
+
+def build_own(tables: list[EmbeddingBagConfig], num_dense: int) -> nn.Module:
+    """A user's own model, as `--baseline tests.pipelines.test_compare:build_own` names it."""
+    return DLRM(EmbeddingBagCollection(tables=tables), num_dense, [8, 8], [4, 1])
+
+
+def test_a_users_own_model_is_trained_and_compared_with(config: Path, tmp_path: Path) -> None:
+    own = "tests.pipelines.test_compare:build_own"
+    rows = run(config, tmp_path / "own", "--baseline", own, "--models", "dlrm", "--epochs", "1")
+    name = own.replace(":", ".")
+    assert {(name, "none", 0, 1), (name, "sparse-freeze", 0, 1)} <= set(rows)
+    assert f"{name} reaches a test AUC" in (tmp_path / "own" / "report.md").read_text()
 
 
 def test_a_users_own_model_takes_the_place_of_dlrm() -> None:
