@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from torchrec_gr.data.log_reading import (
     row_splits,
 )
 from torchrec_gr.data.log_scan import LogScan, scan
-from torchrec_gr.data.log_source import LogSource
+from torchrec_gr.data.log_source import TRAIN, LogSource
 from torchrec_gr.data.split_names import SplitNames
 from torchrec_gr.schema.vocabulary import OUT_OF_VOCABULARY, Vocabulary, VocabularyBuilder
 
@@ -32,7 +33,7 @@ MANIFEST = "manifest.json"
 USERS = "users.parquet"
 EVENTS = "events"
 
-_FORMAT = 1  # of the files in a prepared folder; one of another format is not opened
+_FORMAT = 2  # of the files in a prepared folder; one of another format is not opened
 
 
 def write_prepared(source: LogSource, folder: Path, previous: Mapping[str, Vocabulary]) -> None:
@@ -64,6 +65,7 @@ def write_prepared(source: LogSource, folder: Path, previous: Mapping[str, Vocab
         cut = f"rows with a longer history, cut to the newest {store.max_history} events"
         counts[cut] = _num_cut(source, found, users, store)
     counts |= _vocabulary_counts(vocabularies, found.builders)
+    counts |= _num_unknown(source, found, vocabularies)
     counts |= {what: count for what, count in found.counts.items() if count}
     counts |= {f"dropped: {reason}": count for reason, count in source.dropped.items()}
     _write_manifest(folder, found, counts)
@@ -109,6 +111,27 @@ def _num_cut(source: LogSource, found: LogScan, users: Vocabulary, store: EventS
         first, end = store.all_before(user_index, read_times(source, columns))
         num_cut += int((end - first > store.max_history).sum())
     return num_cut
+
+
+def _num_unknown(
+    source: LogSource, found: LogScan, vocabularies: Mapping[str, Vocabulary]
+) -> dict[str, int]:
+    """How many values of held-out rows were never seen in training, by column."""
+    counts: Counter[str] = Counter()
+    categorical = {
+        feature.column: feature
+        for feature in features(source, "contextual", "candidate")
+        if feature.kind == "categorical"
+    }
+    needs = list(row_needs(source, "contextual", "candidate"))
+    for columns in read_all(found.files, needs):
+        held_out = ~row_splits(source, columns, read_times(source, columns)).mask(TRAIN)
+        encoded = encode_features(columns, categorical.values(), vocabularies)
+        for column, feature in categorical.items():
+            known = columns.ids(column).is_valid().to_numpy(zero_copy_only=False)
+            unknown = known & held_out & (encoded[feature.name] == OUT_OF_VOCABULARY)
+            counts[f"held-out values of {column} unknown to training"] += int(unknown.sum())
+    return {what: count for what, count in counts.items() if count}
 
 
 def _row_counts(found: LogScan) -> dict[str, int]:

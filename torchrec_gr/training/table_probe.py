@@ -26,6 +26,9 @@ _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 _LR = 0.1
 
+DATA_PARALLEL = "data_parallel"
+"""The one sharding type without a fused optimizer."""
+
 
 def try_table(collection: str, sharding_type: str, optimizer: str) -> str:
     """Shards a tiny table in a process group of one and trains it for a step.
@@ -44,23 +47,25 @@ def try_table(collection: str, sharding_type: str, optimizer: str) -> str:
         Exception: what TorchRec and fbgemm raise for a table that they do not support.
     """
     with process_group() as device:
-        plain = _plain(collection, device)
-        ids = KeyedJaggedTensor.from_lengths_sync(
-            ["feature"], torch.tensor([1, 2, 0, 3]), torch.tensor([2, 0, 1, 1])
-        ).to(device)
-        expected = _embeddings(plain, ids).detach()
-        sharded = _shard(plain, sharding_type, _OPTIMIZERS[optimizer], device)
-        embeddings = _embeddings(sharded, ids)
+        plain = tiny_table(collection, device)
+        ids = some_ids(device)
+        expected = embeddings_of(plain, ids).detach()
+        if sharding_type != DATA_PARALLEL:
+            fused = _OPTIMIZERS[optimizer]
+            apply_optimizer_in_backward(fused, list(plain.parameters()), {"lr": _LR})
+        sharded = shard_tiny(plain, sharding_type, device)
+        embeddings = embeddings_of(sharded, ids)
         if embeddings.shape != expected.shape or not torch.allclose(embeddings, expected):
             raise RuntimeError("the sharded table gives other embeddings than the plain one")
         embeddings.sum().backward()
         _step_unfused(sharded)
-        if torch.equal(_embeddings(sharded, ids), expected):
+        if torch.equal(embeddings_of(sharded, ids), expected):
             raise RuntimeError("a training step leaves the table as it was")
         return device.type
 
 
-def _plain(collection: str, device: torch.device) -> nn.Module:
+def tiny_table(collection: str, device: torch.device) -> nn.Module:
+    """A collection of one table of 8 rows, called "table", for one feature."""
     if collection == "EmbeddingBagCollection":
         bag = EmbeddingBagConfig(
             name="table", num_embeddings=8, embedding_dim=4, feature_names=["feature"]
@@ -72,17 +77,20 @@ def _plain(collection: str, device: torch.device) -> nn.Module:
     return EmbeddingCollection(tables=[table], device=device)
 
 
-def _shard(
-    plain: nn.Module,
-    sharding_type: str,
-    optimizer: type[torch.optim.Optimizer],
-    device: torch.device,
+def some_ids(device: torch.device) -> KeyedJaggedTensor:
+    """Ids of the tiny table's feature, a row without any among them."""
+    return KeyedJaggedTensor.from_lengths_sync(
+        ["feature"], torch.tensor([1, 2, 0, 3]), torch.tensor([2, 0, 1, 1])
+    ).to(device)
+
+
+def shard_tiny(
+    plain: nn.Module, sharding_type: str, device: torch.device
 ) -> DistributedModelParallel:
+    """Shards a collection of one table, whose optimizer is fused already, in a group of one."""
     weights = {name: weight.clone() for name, weight in plain.state_dict().items()}
     (weight,) = plain.parameters()
-    fused = sharding_type != "data_parallel"
-    if fused:
-        apply_optimizer_in_backward(optimizer, [weight], {"lr": _LR})
+    fused = sharding_type != DATA_PARALLEL
     # In one process every sharding type has the same one shard: the whole table.
     shard = ShardMetadata([0, 0], list(weight.shape), placement(device.type, 0, 1))
     sharding = ParameterSharding(
@@ -101,7 +109,8 @@ def _shard(
     return sharded
 
 
-def _embeddings(collection: nn.Module, ids: KeyedJaggedTensor) -> Tensor:
+def embeddings_of(collection: nn.Module, ids: KeyedJaggedTensor) -> Tensor:
+    """What a collection gives for its feature: [values or rows, 4]."""
     found = collection(ids)["feature"]
     return found.values() if isinstance(found, JaggedTensor) else found
 
