@@ -84,6 +84,12 @@ def raw(log: PreparedLog, table: str, rows: Any) -> list[Any]:
 # What is kept
 
 
+def test_held_out_values_unknown_to_training_are_counted(tmp_path: Path) -> None:
+    counts = prepared(tmp_path).counts
+    assert counts["held-out values of item unknown to training"] == 2  # 14 and 15
+    assert not any("values of hour" in what for what in counts)
+
+
 def test_vocabularies_hold_the_training_window_alone_and_count_each_value_once(
     tmp_path: Path,
 ) -> None:
