@@ -224,13 +224,15 @@ def main(arguments: list[str] | None = None) -> None:
     def show(result: EpochResult) -> None:
         if dist.get_rank() != 0:
             return
-        metrics = {split: measured.to_dict() for split, measured in result.metrics.items()}
-        line = {"epoch": result.epoch, "seconds": round(result.seconds, 1), **metrics}
-        print(json.dumps(line), flush=True)
-        write_atomically(
-            options.out / "metrics" / f"epoch_{result.epoch}.json",
-            json.dumps(line, indent=1).encode(),
+        shown = ", ".join(
+            f"{split} AUC {measured.auc:.4f} NE {measured.ne:.4f}"
+            for split, measured in result.metrics.items()
         )
+        print(f"epoch {result.epoch}: {shown}, {result.training.seconds:.0f} s", flush=True)
+        metrics = {split: measured.to_dict() for split, measured in result.metrics.items()}
+        written = {"epoch": result.epoch, "seconds": result.seconds, "metrics": metrics}
+        path = options.out / "metrics" / f"epoch_{result.epoch}.json"
+        write_atomically(path, json.dumps(written, indent=1).encode())
 
     with report_errors(), process_group(settings.device) as device:
         earlier = options.start or options.pretrained

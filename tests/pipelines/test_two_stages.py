@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,10 @@ def test_the_stages_go_on_from_each_other_and_from_an_earlier_day(
         ]
     )
     assert torch.equal(weight_of(ranker, "item"), weight_of(pretrained, "item"))
-    assert '"auc"' in capsys.readouterr().out
+    assert "epoch 1: validation AUC 0." in capsys.readouterr().out
+    metrics = json.loads((ranker / "metrics" / "epoch_1.json").read_text())["metrics"]
+    assert metrics["test"]["gauc"] is None
+    assert "histories grow within the test window" in metrics["test"]["gauc_refused"]
 
     day = tmp_path / "day"
     pretrain.main(["--config", str(later), "--from", str(pretrained), "--out", str(day)])

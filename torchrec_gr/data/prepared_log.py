@@ -160,9 +160,10 @@ class PreparedLog:
             streams = self.source.rows_are_events
         if not streams:
             return None
+        mend = ": use history_as_of='split'" if self.split_as_of is not None else ""
         return (
             f"with history_as_of={history_as_of!r} histories grow within the test window, and how "
-            "far one has grown tells a user's impressions apart: use history_as_of='split'"
+            f"far one has grown tells a user's impressions apart{mend}"
         )
 
     def report(self) -> str:
