@@ -33,25 +33,30 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def build(cls: type[Settings], values: Mapping[str, Any], where: str = "") -> Settings:
+def build(
+    cls: type[Settings], values: Mapping[str, Any], where: str = "", base: Settings | None = None
+) -> Settings:
     """Builds a settings dataclass, nested ones too, from plain values.
 
     Args:
         cls: a dataclass whose fields are plain values, tuples or further dataclasses.
-        values: by field name; what is left out keeps its default.
+        values: by field name; what is left out keeps its default, in nested ones too.
         where: the dotted place of `values` in the whole, for errors.
+        base: what is left out is taken from; default: the defaults of `cls`.
 
     Raises:
         ConfigError: an unknown key (with the nearest valid one) or a value of the wrong type.
     """
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    defaults = {field.name: field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     known: dict[str, Any] = {}
     for key, value in values.items():
         if key not in names:
             raise ConfigError(nearest_valid(f"setting {where}".rstrip(), key, names))
-        known[key] = _convert(hints[key], value, f"{where}{key}")
-    return cls(**known)
+        nested = getattr(base, key) if base is not None else defaults.get(key)
+        known[key] = _convert(hints[key], value, f"{where}{key}", nested)
+    return cls(**known) if base is None else dataclasses.replace(base, **known)  # type: ignore[type-var]
 
 
 def to_plain(settings: Any) -> Any:
@@ -68,16 +73,17 @@ def to_plain(settings: Any) -> Any:
     return str(settings) if isinstance(settings, Path) else settings
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def _convert(hint: Any, value: Any, where: str, base: Any = None) -> Any:
     if dataclasses.is_dataclass(hint):
         if dataclasses.is_dataclass(value):
             return value
         if not isinstance(value, Mapping):
             raise ConfigError(f"setting {where} needs a mapping, got {value!r}")
-        return build(typing.cast("type[Any]", hint), value, f"{where}.")
+        base = base if isinstance(base, typing.cast("type[Any]", hint)) else None
+        return build(typing.cast("type[Any]", hint), value, f"{where}.", base)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return _convert_union(arguments, value, where)
+        return _convert_union(arguments, value, where, base)
     if origin is typing.Literal:
         if value not in arguments:
             raise ConfigError(nearest_valid(f"value of {where}", value, map(str, arguments)))
@@ -91,11 +97,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     return _plain(origin or hint, value, where)
 
 
-def _convert_union(hints: tuple[Any, ...], value: Any, where: str) -> Any:
+def _convert_union(hints: tuple[Any, ...], value: Any, where: str, base: Any) -> Any:
     if value is None and type(None) in hints:
         return None
     inner = [hint for hint in hints if hint is not type(None)]
-    return _convert(inner[0], value, where)
+    return _convert(inner[0], value, where, base)
 
 
 def _plain(kind: type, value: Any, where: str) -> Any:

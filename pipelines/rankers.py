@@ -8,7 +8,7 @@ import importlib
 import torch
 from torch import nn
 
-from pipelines.settings import Settings, Stage
+from pipelines.settings import Ranking, Settings
 from torchrec_gr.data.loader import View
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.models.dlrm import Interaction, build_dlrm
@@ -26,7 +26,7 @@ class Ranker:
 
     module: nn.Module
     view: View
-    stage: Stage
+    stage: Ranking
 
 
 def build_ranker(name: str, log: PreparedLog, settings: Settings, dim: int, seed: int) -> Ranker:

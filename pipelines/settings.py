@@ -18,21 +18,41 @@ PretrainUsers = Literal["all", "training"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-    """How one stage trains.
+class Pretraining:
+    """How generative pretraining trains.
 
     Args:
-        batch_size: rows (ranking) or sequences (pretraining) a step, over all processes.
+        epochs: passes over the users' sequences.
+        batch_size: sequences a step, over all processes.
+        num_negatives: uniform negatives a step, shared by all of its positions.
+        tables, dense: the optimizers.
+        warmup_steps: of the schedule, which then falls by a cosine to a tenth.
+    """
+
+    epochs: int = 10
+    batch_size: int = 256
+    num_negatives: int = 1024
+    tables: TableOptimizer = TableOptimizer(lr=0.3)
+    dense: DenseOptimizer = DenseOptimizer(lr=2.5e-3, weight_decay=0.1)
+    warmup_steps: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """How a ranker trains.
+
+    Args:
+        batch_size: rows a step, over all processes.
         tables, dense: the optimizers.
         transferred_tables: the tables' optimizer where they start from pretrained rows and go on
             training ("full", "sparse"); None: as `tables`.
-        warmup_steps: of the schedule, which then falls by a cosine to a tenth.
-        cosine_epochs: how long the cosine lasts; 0 keeps the peak.
+        warmup_steps: of the schedule.
+        cosine_epochs: over which it then falls by a cosine to a tenth; 0 keeps the peak.
     """
 
     batch_size: int = 512
-    tables: TableOptimizer = field(default_factory=TableOptimizer)
-    dense: DenseOptimizer = field(default_factory=DenseOptimizer)
+    tables: TableOptimizer = TableOptimizer(lr=0.02)
+    dense: DenseOptimizer = DenseOptimizer(lr=1e-3, weight_decay=0.0)
     transferred_tables: TableOptimizer | None = None
     warmup_steps: int = 100
     cosine_epochs: int = 0
@@ -42,20 +62,6 @@ class Stage:
         if strategy in ("full", "sparse") and self.transferred_tables is not None:
             return self.transferred_tables
         return self.tables
-
-
-@dataclasses.dataclass(frozen=True)
-class Pretraining(Stage):
-    """Generative pretraining's stage.
-
-    Args:
-        epochs: passes over the users' sequences; the cosine lasts as long.
-        num_negatives: uniform negatives a step, shared by all of its positions.
-    """
-
-    batch_size: int = 128
-    epochs: int = 10
-    num_negatives: int = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Settings:
         history_as_of: how fresh a history is, the same for all models.
         pretrain, dlrm, gpsd: the stages; `dlrm` is that of every impression-level model.
         transformer, dlrm_sizes: the models' sizes.
-        dlrm_init_std: of the first rows of DLRM's tables; None is TorchRec's uniform default.
+        dlrm_init_std: of the normal first rows of DLRM's tables.
         sharding: of the tables; None is the default of each kind of collection.
         precision: "bf16" runs the dense part under autocast.
         device: "cpu" or "cuda"; None is CUDA where there is a GPU.
@@ -101,12 +107,12 @@ class Settings:
     dims: tuple[int, ...] = (32,)
     pretrain_users: tuple[PretrainUsers, ...] = ("all",)
     history_as_of: HistoryAsOf = "exposure"
-    pretrain: Pretraining = field(default_factory=Pretraining)
-    dlrm: Stage = field(default_factory=Stage)
-    gpsd: Stage = field(default_factory=Stage)
-    transformer: GPSDSizes = field(default_factory=GPSDSizes)
-    dlrm_sizes: DLRMConfig = field(default_factory=DLRMConfig)
-    dlrm_init_std: float | None = None
+    pretrain: Pretraining = Pretraining()
+    dlrm: Ranking = Ranking()
+    gpsd: Ranking = Ranking()
+    transformer: GPSDSizes = GPSDSizes()
+    dlrm_sizes: DLRMConfig = DLRMConfig()
+    dlrm_init_std: float = 0.01
     sharding: Sharding | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["cpu", "cuda"] | None = None

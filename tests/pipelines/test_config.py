@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
@@ -20,13 +19,22 @@ class Inner:
 
 @dataclasses.dataclass(frozen=True)
 class Outer:
-    inner: Inner = field(default_factory=Inner)
+    inner: Inner = Inner()
     sizes: tuple[int, ...] = (1,)
     folder: Path | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    inner: Inner = Inner(0.5, "adagrad")
+
+
 def test_what_is_left_out_keeps_its_default() -> None:
     assert build(Outer, {"inner": {"rate": 1}}) == Outer(inner=Inner(rate=1.0))
+
+
+def test_what_is_left_out_of_a_nested_setting_keeps_the_outer_default() -> None:
+    assert build(Tuned, {"inner": {"rate": 2.0}}) == Tuned(Inner(2.0, "adagrad"))
 
 
 def test_plain_values_come_back() -> None:
