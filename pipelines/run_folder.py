@@ -26,8 +26,7 @@ def describe_run(run_dir: Path, log: PreparedLog, settings: Mapping[str, Any]) -
     for number, (table, vocabulary) in enumerate(log.vocabularies.items()):
         files[table] = f"vocabulary-{number}.parquet"
         vocabulary.save(run_dir / files[table])
-    schema = yaml.safe_dump(log.schema.to_dict(), sort_keys=False)
-    write_atomically(run_dir / _SCHEMA, schema.encode())
+    write_atomically(run_dir / _SCHEMA, log.schema.to_yaml().encode())
     plain = yaml.safe_dump(to_plain(settings), sort_keys=False)
     write_atomically(run_dir / _SETTINGS, plain.encode())
     write_atomically(run_dir / _TABLES, json.dumps(files, indent=1).encode())
@@ -47,16 +46,3 @@ def read_vocabularies(run_dir: Path) -> dict[str, Vocabulary]:
             "Name the --out folder of an earlier pretrain or finetune"
         ) from error
     return {table: Vocabulary.load(run_dir / name) for table, name in files.items()}
-
-
-def read_settings(run_dir: Path) -> dict[str, Any]:
-    """The plain settings of a run.
-
-    Raises:
-        ValueError: the folder is not a run's.
-    """
-    try:
-        values = yaml.safe_load((run_dir / _SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"{run_dir} holds no readable {_SETTINGS}: {error}") from error
-    return dict(values)

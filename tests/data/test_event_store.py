@@ -57,7 +57,7 @@ def test_events_are_sorted_by_user_then_time_then_the_order_they_came_in(tmp_pat
 def test_a_store_of_no_events_has_empty_histories(tmp_path: Path) -> None:
     EventSorter(tmp_path / "events", SCHEMA, num_events=0).finish(num_users=2)
     store = EventStore.load(tmp_path / "events", SCHEMA, ("train",))
-    start, end = store.range_before(np.array([0, 1]), np.array([5, 5]))
+    _, start, end = store.before(np.array([0, 1]), np.array([5, 5]))
     assert (end - start).tolist() == [0, 0]
 
 
@@ -65,7 +65,7 @@ def test_before_is_strict_and_the_newest_events_are_kept() -> None:
     store = store_of([0, 0, 0, 0, 2], [1, 3, 3, 7, 2])
     users = np.array([0, 0, 0, 0, 1, 2, -1])
     moments = np.array([1, 3, 4, 8, 9, 3, 9])
-    start, end = store.range_before(users, moments)
+    _, start, end = store.before(users, moments)
     assert list(zip(start, end, strict=True)) == [
         (0, 0),  # the event at 1 itself is not before 1
         (0, 1),  # nor are the two at 3 before 3
@@ -75,7 +75,7 @@ def test_before_is_strict_and_the_newest_events_are_kept() -> None:
         (4, 5),
         (0, 0),  # nobody
     ]
-    assert store.all_before(users, moments)[0].tolist() == [0, 0, 0, 0, 4, 4, 0]
+    assert store.before(users, moments)[0].tolist() == [0, 0, 0, 0, 4, 4, 0]
 
 
 @given(
@@ -87,7 +87,7 @@ def test_ranges_equal_the_definition(events: list, asked: list, max_history: int
     events = sorted([*events, (4, 20)])
     store = store_of([u for u, _ in events], [t for _, t in events], max_history)
     users, moments = np.array(asked).T
-    start, end = store.range_before(users, moments)
+    _, start, end = store.before(users, moments)
     for i, (user, moment) in enumerate(asked):
         expected = [j for j, (u, t) in enumerate(events) if u == user and t < moment]
         assert list(range(start[i], end[i])) == expected[-max_history:]

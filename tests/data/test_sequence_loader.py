@@ -61,12 +61,12 @@ def test_each_user_s_newest_events_are_one_sequence(
     assert found == expected
     assert skipped or "test" in splits
     assert truncated
-    assert sequences.num_sequences == len(expected)
+    assert sequences.num_units == len(expected)
     assert sequences.num_events == sum(len(times) for _, times in expected.values())
     assert sequences.counts == {
         "skipped": skipped,
         "truncated": truncated,
-        "sequences": sequences.num_sequences,
+        "sequences": sequences.num_units,
         "events": sequences.num_events,
         "steps": sequences.num_steps,
     }

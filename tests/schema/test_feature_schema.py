@@ -47,7 +47,7 @@ def test_features_are_found_by_role_kind_and_table() -> None:
 
 def test_yaml_is_read_back_equal(tmp_path: Path) -> None:
     schema = FeatureSchema.from_dict(plain())
-    schema.to_yaml(tmp_path / "schema.yaml")
+    (tmp_path / "schema.yaml").write_text(schema.to_yaml())
     assert FeatureSchema.from_yaml(tmp_path / "schema.yaml") == schema
 
 

@@ -30,8 +30,8 @@ def test_rows_hold_history_then_candidates(history: list[int], candidates: list[
     assert tokens.tolist() == torch.cat(rows).tolist()
     assert layout.offsets.tolist() == [0, *torch.tensor([len(r) for r in rows]).cumsum(0).tolist()]
     assert layout.num_tokens == sum(history) + sum(candidates)
-    assert layout.history_of(tokens).equal(history_values)
-    assert layout.candidates_of(tokens).equal(candidate_values)
+    assert tokens[layout.history_index].equal(history_values)
+    assert tokens[layout.candidate_index].equal(candidate_values)
 
 
 @pytest.mark.parametrize(("history", "candidates"), CASES)

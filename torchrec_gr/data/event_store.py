@@ -40,25 +40,19 @@ class EventStore:
         """E."""
         return self.times.size
 
-    def range_before(
+    def before(
         self, user_index: NDArray[np.int64], times: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where each history lies: the newest `max_history` events strictly before a moment.
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Where the events strictly before a moment lie.
 
         Args:
-            user_index: [N] int64; -1 is nobody, whose history is empty.
+            user_index: [N] int64; -1 is nobody, who has no events.
             times: [N] int64.
 
         Returns:
-            start and end, each [N] int64: the history of i is start[i]:end[i].
+            first, start and end, each [N] int64: first[i]:end[i] are all such events of i's user,
+            start[i]:end[i] the newest `max_history` of them, which are the history.
         """
-        first, end = self.all_before(user_index, times)
-        return np.maximum(first, end - self.max_history), end
-
-    def all_before(
-        self, user_index: NDArray[np.int64], times: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """`range_before` without the limit of `max_history`."""
         known = user_index >= 0
         user = np.where(known, user_index, 0)
         first = np.where(known, self.user_starts[user], 0)
@@ -69,7 +63,7 @@ class EventStore:
             earlier = open_.copy()
             earlier[open_] = self.times[middle[open_]] < times[open_]
             low, high = np.where(earlier, middle + 1, low), np.where(earlier, high, middle)
-        return first, low
+        return first, np.maximum(first, low - self.max_history), low
 
     def select(self, splits: Iterable[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The events of some splits, such as those that generative pretraining may see.

@@ -107,8 +107,8 @@ class RequestLoader(StepLoader[RequestBatch | ImpressionBatch]):
         """Which events each row's history holds: start and end, [N] int64 each."""
         if self.log.events is None:
             return np.zeros_like(rows.times), np.zeros_like(rows.times)
-        first, end = self.log.events.all_before(rows.user_index, self._known_before(rows.times))
-        start = np.maximum(first, end - self.log.schema.max_history)
+        known_before = self._known_before(rows.times)
+        first, start, end = self.log.events.before(rows.user_index, known_before)
         self.counts["empty_histories"] += int((first == end).sum())
         self.counts["truncated_histories"] += int((first < start).sum())
         return start, end

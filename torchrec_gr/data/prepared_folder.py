@@ -108,8 +108,8 @@ def _num_cut(source: LogSource, found: LogScan, users: Vocabulary, store: EventS
     num_cut = 0
     for columns in read_all(found.files, list(row_needs(source))):
         user_index = encode_users(columns, source.schema.user, users)
-        first, end = store.all_before(user_index, read_times(source, columns))
-        num_cut += int((end - first > store.max_history).sum())
+        first, start, _ = store.before(user_index, read_times(source, columns))
+        num_cut += int((first < start).sum())
     return num_cut
 
 

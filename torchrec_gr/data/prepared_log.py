@@ -94,17 +94,6 @@ class PreparedLog:
             return None
         return {VALIDATION: split.validation_from, TEST: split.test_from}
 
-    @property
-    def training_item_counts(self) -> NDArray[np.int64]:
-        """[rows of the target's table] int64: how often each item occurs in the training window.
-
-        Raises:
-            ValueError: the schema has no target, so no table of items.
-        """
-        if self.schema.target is None:
-            raise ValueError(f"log {self.schema.name!r} has no `target`: nothing in it is an item")
-        return self.vocabularies[self.schema.feature(self.schema.target).table].counts
-
     def num_rows(self, split: str) -> int:
         """Rows of one split.
 

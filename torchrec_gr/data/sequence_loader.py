@@ -83,11 +83,6 @@ class SequenceLoader(StepLoader[RequestBatch]):
         self.counts["truncated"] = int((num_events > log.schema.max_history).sum())
 
     @property
-    def num_sequences(self) -> int:
-        """Sequences of one epoch, over all ranks."""
-        return self.num_units
-
-    @property
     def num_events(self) -> int:
         """Events of one epoch's sequences, over all ranks."""
         return int((self._end - self._start).sum())

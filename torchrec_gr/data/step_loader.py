@@ -88,10 +88,6 @@ class StepLoader(abc.ABC, Generic[BatchT]):
             )
         self.epoch, self.step = epoch, step
 
-    def set_epoch(self, epoch: int) -> None:
-        """The next iteration begins with the first step of this epoch."""
-        self.seek(epoch, 0)
-
     def state_at(self, epoch: int, step: int) -> dict[str, int | str]:
         """The state of a run that has trained `step` steps of `epoch`: numbers and words only."""
         return {"epoch": epoch, "step": step, **self._settings}

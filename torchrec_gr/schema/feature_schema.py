@@ -174,10 +174,9 @@ class FeatureSchema:
         except SchemaError as error:
             raise SchemaError(f"{path}: {error}") from error
 
-    def to_yaml(self, path: str | Path) -> None:
-        """Writes what `from_yaml` reads."""
-        text = yaml.safe_dump(self.to_dict(), sort_keys=False)
-        Path(path).write_text(text, encoding="utf-8")
+    def to_yaml(self) -> str:
+        """The text of a file that `from_yaml` reads."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
 
 def _plain(value: Any) -> Any:

@@ -57,14 +57,6 @@ class CandidateLayout:
         tokens = tokens.index_copy(0, self.history_index, history)
         return tokens.index_copy(0, self.candidate_index, candidates)
 
-    def history_of(self, tokens: Tensor) -> Tensor:
-        """[T, ...] of [T + C, ...]: the history tokens' values, in the order of the batch."""
-        return tokens.index_select(0, self.history_index)
-
-    def candidates_of(self, tokens: Tensor) -> Tensor:
-        """[C, ...] of [T + C, ...]: the candidate tokens' values, in the order of the batch."""
-        return tokens.index_select(0, self.candidate_index)
-
 
 def lay_out_candidates(num_history: Tensor, num_candidates: Tensor) -> CandidateLayout:
     """Lays out each request's candidates behind its history.

@@ -33,7 +33,7 @@ def data_dir(tmp_path: Path) -> Path:
     (tmp_path / "data").mkdir()
     FRAME[:2].to_csv(tmp_path / "data" / "b.csv", index=False)
     FRAME[2:].to_csv(tmp_path / "data" / "a.csv", index=False)
-    SCHEMA.to_yaml(tmp_path / "schema.yaml")
+    (tmp_path / "schema.yaml").write_text(SCHEMA.to_yaml())
     return tmp_path / "data"
 
 
