@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,7 +41,7 @@ def score_popularity(log: PreparedLog, split: str) -> float:
     return auc(labels, scores)
 
 
-def _rows(log: PreparedLog, split: str):  # type: ignore[no-untyped-def]
+def _rows(log: PreparedLog, split: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Item rows [N] and first labels [N], a batch at a time."""
     item = log.schema.item
     assert item is not None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Callable
 
 import torch
 from torch import nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from pipelines.settings import Ranking, Settings
 from torchrec_gr.data.loader import View
@@ -80,10 +82,11 @@ def gpsd_config(settings: Settings, dim: int) -> GPSDConfig:
     )
 
 
-def _import(name: str):  # type: ignore[no-untyped-def]
+def _import(name: str) -> Callable[[list[EmbeddingBagConfig], int], nn.Module]:
     module_name, _, function = name.partition(":")
     try:
-        return getattr(importlib.import_module(module_name), function)
+        build: Callable[..., nn.Module] = getattr(importlib.import_module(module_name), function)
+        return build
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"cannot import {name!r} ({error}): expected package.module:build, importable from here"

@@ -38,7 +38,7 @@ def sampled_softmax(
     Returns:
         [P] float32.
 
-    Source: GPSD, 2506.03699, the released configuration (specification, section 1.3).
+    Source: GPSD, 2506.03699, its released configuration.
     """
     with torch.autocast(hidden.device.type, enabled=False):
         hidden = _unit(hidden) / temperature

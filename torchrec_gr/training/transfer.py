@@ -59,7 +59,7 @@ def transfer(
         ValueError: an unknown strategy, nothing to load, a table that is missing, or a shape that
             does not fit; the model is then untouched.
 
-    Source: GPSD (arXiv 2506.03735), transfer strategies: none, full, sparse, each with the sparse
+    Source: GPSD (arXiv 2506.03699), transfer strategies: none, full, sparse, each with the sparse
     part frozen or not.
     """
     if strategy not in STRATEGIES:
