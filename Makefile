@@ -15,7 +15,8 @@ export CUDA_VISIBLE_DEVICES :=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS)
-CSRC := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
+CSRC := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+TEST_CSRC := $(shell find tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: demo test test-all lint
 .DELETE_ON_ERROR:
@@ -33,9 +34,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-ifneq ($(CSRC),)
-	$(BIN)/clang-format --dry-run --Werror $(CSRC)
-endif
+	$(BIN)/clang-format --dry-run --Werror $(CSRC) $(TEST_CSRC)
 
 # The files below only record that a step is done, so that a second run skips it.
 $(VENV)/.created:
@@ -47,11 +46,12 @@ $(VENV)/.created:
 	  echo "  apt install python3-venv"; exit 1; }
 	@touch $@
 
-$(VENV)/.runtime: $(VENV)/.created requirements/cpu.txt requirements/torchrec.txt setup.py
+$(VENV)/.runtime: $(VENV)/.created requirements/cpu.txt requirements/torchrec.txt setup.py $(CSRC)
 	@echo "Installing what torchrec_gr runs on into $(VENV): some minutes, once"
 	$(PIP) -r requirements/cpu.txt
 	$(PIP) --no-deps -r requirements/torchrec.txt
-	$(PIP) --no-deps --no-build-isolation -e .
+	@echo "Compiling the ops of csrc/: some minutes"
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from torchrec_gr.doctor import (
+    BUILD_OPS,
+    COMPILED_OPS,
     FBGEMM,
     OTHERS,
     SHARDING_TYPES,
@@ -22,6 +24,7 @@ from torchrec_gr.doctor import (
     Finding,
     Outcome,
     attempt_all,
+    check_compiled_ops,
     check_packages,
     check_python,
     check_sharding,
@@ -113,6 +116,40 @@ def test_python_version(version: tuple[int, ...], mark: str) -> None:
     assert check_python(version).mark == mark
 
 
+def compiled_ops(outcome: Outcome, torch_works: bool = True) -> Finding:
+    """The finding on the compiled ops, where importing them ends so."""
+    return check_compiled_ops({TORCH.module: Outcome(torch_works), COMPILED_OPS: outcome})
+
+
+def test_compiled_ops_name_the_instructions_in_use() -> None:
+    finding = compiled_ops(Outcome(True, "avx2"))
+    assert finding.mark == "ok"
+    assert finding.said == "loaded; CPU instructions in use: avx2"
+
+
+def test_compiled_ops_that_are_not_there_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    finding = compiled_ops(Outcome(False, "ModuleNotFoundError: No module named _C"))
+    assert finding == Finding("FAIL", COMPILED_OPS, "not built", BUILD_OPS)
+
+
+def test_compiled_ops_that_do_not_load_are_built_anew() -> None:
+    finding = compiled_ops(Outcome(False, "ImportError: undefined symbol"))
+    assert finding.mark == "FAIL"
+    assert "undefined symbol" in finding.said
+    assert finding.mend == BUILD_OPS
+
+
+def test_a_wrong_choice_of_cpu_instructions_is_unset() -> None:
+    finding = compiled_ops(Outcome(False, "ValueError: TORCHREC_GR_CPU_CAPABILITY: expected ..."))
+    assert finding.mark == "FAIL"
+    assert finding.mend == "unset TORCHREC_GR_CPU_CAPABILITY"
+
+
+def test_without_torch_the_compiled_ops_are_not_to_blame() -> None:
+    assert compiled_ops(Outcome(False, "no torch"), torch_works=False).mark == "no"
+
+
 def test_no_sharding_type_at_all_is_a_failure() -> None:
     outcomes: dict[Attempt, Outcome] = {
         ("EmbeddingCollection", kind, "SGD"): Outcome(False, "unsupported")
@@ -167,7 +204,9 @@ def doctor(*options: str, **environment: str) -> subprocess.CompletedProcess[str
 def test_this_machine() -> None:
     done = doctor(CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "attention runs its PyTorch reference" in done.stdout
+    assert re.search(
+        r"ok +torchrec_gr._C +loaded; CPU instructions in use: (default|avx\w+|amx)\n", done.stdout
+    )
     bags, _, single = done.stdout.partition("Sharding types of EmbeddingCollection")
     for kind in ("table_wise", "row_wise", "column_wise"):
         assert re.search(rf"ok +{kind} +cpu", bags)

@@ -76,6 +76,9 @@ FITTING_FBGEMM = {
 """Which builds of fbgemm fit which build of torch, the better one first."""
 
 COMPILED_OPS = "torchrec_gr._C"
+BUILD_OPS = "pip install --no-deps --no-build-isolation -e ."
+"""To be given in the folder that has setup.py."""
+CPU_SETTING = "TORCHREC_GR_CPU_CAPABILITY"
 
 COLLECTIONS = ("EmbeddingBagCollection", "EmbeddingCollection")
 SHARDING_TYPES = (
@@ -123,7 +126,7 @@ def main() -> int:
     packages += check_packages(installed_versions(), outcomes)
     sections = {
         "Versions, and whether they fit each other": packages,
-        "Compiled ops": [check_compiled_ops(outcomes[COMPILED_OPS])],
+        "Compiled ops": [check_compiled_ops(outcomes)],
         **{
             f"Sharding types of {collection}, tried in one process": check_sharding(
                 outcomes, collection
@@ -218,15 +221,18 @@ def _check_import(package: Package, fits: Finding, outcome: Outcome) -> Finding:
     return Finding("FAIL", package.name, f"does not import: {outcome.said}", mend)
 
 
-def check_compiled_ops(outcome: Outcome) -> Finding:
-    """Whether torchrec_gr's own compiled ops are there and load."""
+def check_compiled_ops(outcomes: Mapping[Attempt, Outcome]) -> Finding:
+    """Whether torchrec_gr's own compiled ops are there and load, and what they run on."""
+    outcome = outcomes[COMPILED_OPS]
     if outcome.worked:
-        return Finding("ok", COMPILED_OPS, "loaded")
+        return Finding("ok", COMPILED_OPS, f"loaded; CPU instructions in use: {outcome.said}")
+    if not outcomes[TORCH.module].worked:
+        return Finding("no", "not tried", "torch does not import")
     if importlib.util.find_spec(COMPILED_OPS) is None:
-        said = "not built in this version: attention runs its PyTorch reference"
-        return Finding("no", COMPILED_OPS, said)
-    mend = "pip install --force-reinstall --no-deps --no-build-isolation ."
-    return Finding("FAIL", COMPILED_OPS, f"does not load: {outcome.said}", mend)
+        return Finding("FAIL", COMPILED_OPS, "not built", BUILD_OPS)
+    if CPU_SETTING in outcome.said:
+        return Finding("FAIL", COMPILED_OPS, outcome.said, f"unset {CPU_SETTING}")
+    return Finding("FAIL", COMPILED_OPS, f"does not load: {outcome.said}", BUILD_OPS)
 
 
 def check_sharding(outcomes: Mapping[Attempt, Outcome], collection: str) -> list[Finding]:
@@ -267,12 +273,17 @@ def try_out(attempt: Attempt) -> str:
     """Imports a module, or trains a table; whatever goes wrong is raised.
 
     Returns:
-        What there is to say: torch's build, as in FITTING_FBGEMM; the device of a table.
+        What there is to say: torch's build, as in FITTING_FBGEMM; the CPU instructions that the
+        compiled ops use; the device of a table.
     """
     if not isinstance(attempt, str):
         from torchrec_gr.training.table_probe import try_table
 
         return try_table(*attempt)
+    if attempt == COMPILED_OPS:
+        torch = importlib.import_module(TORCH.module)  # whose libraries they link to
+        importlib.import_module(COMPILED_OPS)
+        return torch.ops.torchrec_gr.cpu_capability()
     module = importlib.import_module(attempt)
     if attempt != TORCH.module:
         return ""

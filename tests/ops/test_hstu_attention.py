@@ -1,18 +1,19 @@
-"""HSTU's attention: the oracle against its definition, the op against the oracle."""
+"""HSTU's attention: the oracle against its definition, and the scale."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
+import pytest
 import torch
 
 from tests.ops.attention_cases import (
+    AWKWARD,
     MAX_SEQ_LEN,
     AttentionCase,
-    assert_same,
+    assert_near_the_oracle,
+    both_dtypes,
     make_case,
-    over_cases,
     small_cases,
     visible_by_definition,
 )
@@ -44,34 +45,22 @@ def test_reference_is_the_definition(case: AttentionCase) -> None:
 @small_cases
 def test_gradients_of_the_reference(case: AttentionCase) -> None:
     def attend(*_: torch.Tensor) -> torch.Tensor:
-        return hstu_attention_reference(*case.positional(), max_seq_len=MAX_SEQ_LEN, bias=case.bias)
+        return case.attend(hstu_attention_reference)
 
-    assert torch.autograd.gradcheck(attend, case.leaves, fast_mode=True)
+    assert torch.autograd.gradcheck(attend, list(case.leaves.values()), fast_mode=True)
 
 
-@over_cases
-def test_equals_the_reference(make: Callable[[], AttentionCase]) -> None:
-    case = make()
-    assert_same(hstu_attention, hstu_attention_reference, case)
-    assert_same(hstu_attention, hstu_attention_reference, case, alpha=ALPHA, scale=SCALE)
-    per_query = torch.rand(len(case.q), dtype=case.q.dtype)
-    assert_same(hstu_attention, hstu_attention_reference, case, scale=per_query)
+@both_dtypes
+@pytest.mark.parametrize("bias", ["none", "default"])
+def test_scale(dtype: torch.dtype, bias: str) -> None:
+    """One for all, and one a query, which has a gradient."""
+    case = make_case(AWKWARD, AWKWARD, bias=bias, dtype=dtype)
+    assert_near_the_oracle(hstu_attention, case, scale=SCALE)
+    assert_near_the_oracle(hstu_attention, case, scale=torch.rand(len(case.q)))
 
 
 def test_default_scale_is_configured_and_not_read_off_the_batch() -> None:
     case = make_case([3, 9], [3, 9])
     by_default = hstu_attention(*case.positional(), max_seq_len=MAX_SEQ_LEN)
     given = hstu_attention(*case.positional(), max_seq_len=5, scale=1 / MAX_SEQ_LEN)
-    torch.testing.assert_close(by_default, given)
-
-
-def test_bfloat16_stays_bfloat16() -> None:
-    case = make_case([5, 20], [5, 20], dtype=torch.bfloat16)
-    exact = make_case([5, 20], [5, 20], dtype=torch.float64)
-    output = hstu_attention(*case.positional(), max_seq_len=MAX_SEQ_LEN)
-    expected = hstu_attention_reference(*exact.positional(), max_seq_len=MAX_SEQ_LEN)
-    assert output.dtype == torch.bfloat16
-    torch.testing.assert_close(output.double(), expected, atol=0.03, rtol=0.03)
-    biased = make_case([5, 20], [5, 20], dtype=torch.bfloat16, bias="default")
-    output = hstu_attention(*biased.positional(), max_seq_len=MAX_SEQ_LEN, bias=biased.bias)
-    assert output.dtype == torch.bfloat16
+    assert torch.equal(by_default, given)

@@ -16,17 +16,22 @@ LOG_BUCKET_WIDTH = 0.301
 
 @dataclasses.dataclass(frozen=True)
 class AttentionBias:
-    """Terms added to the score of query and key; those left out are 0. Tables have gradients.
+    """Terms added to the score of query and key; those left out are 0.
+
+    Slopes and tables are of any float dtype, the ops reckon with them in float32; they have
+    gradients.
 
     Positions default to the place in the row: a key's own, a query's that of its own key. `q_times`
     defaults to the time of the query's own key; HSTU's research form passes the next event's time.
+    A query without a key of its own has neither default.
 
     Args:
         slopes: [H], ALiBi: -slope * |p_q - p_k|.
         position_table: [H or 1, 2 * max_seq_len - 1]: the entry p_k - p_q + max_seq_len - 1.
         time_table: [H or 1, buckets]: the entry `time_buckets(t_q, t_k, buckets)`.
-        q_positions, k_positions: [Tq], [Tk] integers; in [0, max_seq_len) with a position table.
-        q_times, k_times: [Tq], [Tk] int64.
+        q_positions, k_positions: [Tq], [Tk] int32 or int64; in [0, max_seq_len) with a position
+            table, else in [-2**30, 2**30).
+        q_times, k_times: [Tq], [Tk] int32 or int64.
 
     Source: ALiBi: Press et al., 2108.12409, section 3; tables: HSTU, 2402.17152, section 3.2 (the
         relative attention bias), where w_pos[j - i] has query i and key j.
@@ -89,6 +94,27 @@ class AttentionBias:
             )
             terms.append(_entries(self.time_table, buckets))
         return sum(terms[1:], start=terms[0])
+
+
+def bias_arguments(bias: AttentionBias | None) -> tuple[Tensor | None, ...]:
+    """The compiled ops' arguments: the bias's fields in order, absent where there is no bias.
+
+    Raises:
+        ValueError: a bias without a term.
+    """
+    if bias is None:
+        return (None,) * 7
+    if not bias.uses_positions and bias.time_table is None:
+        raise ValueError("bias: expected slopes or a table, got neither: leave the bias out")
+    return (
+        bias.slopes,
+        bias.position_table,
+        bias.time_table,
+        bias.q_positions,
+        bias.k_positions,
+        bias.q_times,
+        bias.k_times,
+    )
 
 
 def time_buckets(q_times: Tensor, k_times: Tensor, num_buckets: int) -> Tensor:

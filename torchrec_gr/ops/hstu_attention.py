@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn.functional import silu
+from typing import Any
 
-from torchrec_gr.ops.attention_bias import AttentionBias
-from torchrec_gr.ops.attention_checks import check_attention, check_scale
+import torch
+from torch import Tensor
+
+from torchrec_gr.ops.attention_bias import AttentionBias, bias_arguments
+from torchrec_gr.ops.attention_registration import (
+    argument_gradients,
+    empty_gradients,
+    empty_output,
+    refuse_second_derivative,
+    save_arguments,
+)
 from torchrec_gr.ops.attention_spans import KeySpans
-from torchrec_gr.ops.padded_rows import PaddedRows
+from torchrec_gr.ops.autocast import cast_under_autocast
 
 
 def hstu_attention(
@@ -26,13 +34,19 @@ def hstu_attention(
 ) -> Tensor:
     """Pointwise attention of every query over the keys that it sees in its own row.
 
-    Computes silu(alpha * q.k + bias) * scale, summed over the visible keys' v, on rows padded by
-    length class (`padded_rows`); `hstu_attention_reference` is its definition.
+    Computes silu(alpha * q.k + bias) * scale, summed over the visible keys' v. Sums are kept in
+    float32, and nothing of the size of queries times keys is stored; two runs give the same bits
+    for the same number of threads. Once differentiable, in q, k, v, a scale that is a tensor and
+    the bias's tables. `hstu_attention_reference` is its definition.
+
+    On a GPU the values of offsets, own places and positions are not checked, since that would wait
+    for the device. Under torch.autocast q, k and v are cast to its dtype.
 
     Args:
-        q: [Tq, H, A], any float dtype.
-        k: [Tk, H, A], dtype of q.
-        v: [Tk, H, V], dtype of q.
+        q: [Tq, H, A], float32 or bfloat16, A from 1 to 256; of any strides, best with its last axis
+            contiguous, as in a chunk of a fused projection: it is copied otherwise.
+        k: [Tk, H, A], likewise, dtype of q.
+        v: [Tk, H, V], likewise, V from 1 to 256.
         q_offsets, k_offsets: [B + 1] int32 or int64, B >= 1: row b holds queries
             q_offsets[b]:q_offsets[b + 1] and keys k_offsets[b]:k_offsets[b + 1].
         spans: which keys each query sees.
@@ -51,28 +65,58 @@ def hstu_attention(
     Source: HSTU, 2402.17152, section 3.2, equation 2; the research code divides by the padded
         length, production code by max_seq_len and scales q.k as here.
     """
-    check_attention(q, k, v, q_offsets, k_offsets, spans, max_seq_len, bias)
-    scale = 1.0 / max_seq_len if scale is None else scale
-    if isinstance(scale, Tensor):
-        check_scale(scale, q)
-        scale = scale.to(q.dtype)[:, None, None]
-    alpha = q.shape[2] ** -0.5 if alpha is None else alpha
-    rows = PaddedRows(q_offsets, k_offsets)
-    masks = rows.visible(spans)
-    biases = [None] * len(masks) if bias is None else rows.scores(bias, spans)
-    outputs = [
-        _attend(q_ * alpha, k_, v_, mask, score)
-        for q_, k_, v_, mask, score in zip(
-            rows.pad_queries(q), rows.pad_keys(k), rows.pad_keys(v), masks, biases, strict=True
+    q, k, v = cast_under_autocast(q, k, v)
+    # What makes a default impossible (no width, max_seq_len 0) the op finds and says.
+    alpha = max(1, q.shape[-1:].numel()) ** -0.5 if alpha is None else alpha
+    scale = 1 / max(1, max_seq_len) if scale is None else scale
+    factor = 1.0 if isinstance(scale, Tensor) else scale
+    output = torch.ops.torchrec_gr.hstu_attention(
+        q,
+        k,
+        v,
+        q_offsets,
+        k_offsets,
+        spans.start,
+        spans.end,
+        spans.own,
+        *bias_arguments(bias),
+        max_seq_len,
+        alpha,
+        factor,
+    )
+    return _scaled(output, scale) if isinstance(scale, Tensor) else output
+
+
+def _scaled(output: Tensor, scale: Tensor) -> Tensor:
+    """The output times one factor a query, so that autograd finds the factors' gradients."""
+    if scale.shape != output.shape[:1] or not scale.is_floating_point():
+        raise ValueError(
+            f"scale: expected a float or floats [{len(output)}], one a query; got "
+            f"{list(scale.shape)} {scale.dtype}"
         )
-    ]
-    return rows.unpad_queries(outputs) * scale
+    if scale.device != output.device:
+        raise ValueError(f"scale: expected the device of q, {output.device}; got {scale.device}")
+    return (output * scale[:, None, None]).to(output.dtype)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, bias: Tensor | None) -> Tensor:
-    """Attends on padded rows: [R, Q, H, A], [R, K, H, A], [R, K, H, V] to [R, Q, H, V]."""
-    scores = q.transpose(1, 2) @ k.permute(0, 2, 3, 1)
-    if bias is not None:
-        scores = scores + bias.to(scores.dtype)
-    weights = silu(scores).masked_fill(~visible, 0.0)
-    return (weights @ v.transpose(1, 2)).transpose(1, 2)
+@torch.library.register_fake("torchrec_gr::hstu_attention")
+def _(*arguments: Any) -> Tensor:
+    return empty_output(*arguments)
+
+
+@torch.library.register_fake("torchrec_gr::hstu_attention_backward")
+def _(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return empty_gradients(*arguments)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    save_arguments(ctx, inputs)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    backward = torch.ops.torchrec_gr.hstu_attention_backward
+    return argument_gradients(ctx, backward(grad, *ctx.saved_tensors, *ctx.numbers))
+
+
+torch.library.register_autograd("torchrec_gr::hstu_attention", _gradients, setup_context=_save)
+torch.library.register_autograd("torchrec_gr::hstu_attention_backward", refuse_second_derivative)

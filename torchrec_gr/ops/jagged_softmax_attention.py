@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from typing import Any
 
-from torchrec_gr.ops.attention_bias import AttentionBias
-from torchrec_gr.ops.attention_checks import check_attention
+import torch
+from torch import Tensor
+
+from torchrec_gr.ops.attention_bias import AttentionBias, bias_arguments
+from torchrec_gr.ops.attention_registration import (
+    argument_gradients,
+    empty_gradients,
+    empty_output,
+    refuse_second_derivative,
+    save_arguments,
+)
 from torchrec_gr.ops.attention_spans import KeySpans
-from torchrec_gr.ops.padded_rows import PaddedRows
+from torchrec_gr.ops.autocast import cast_under_autocast
 
 
 def jagged_softmax_attention(
@@ -25,13 +33,19 @@ def jagged_softmax_attention(
 ) -> Tensor:
     """Softmax attention of every query over the keys that it sees in its own row.
 
-    Computes softmax(alpha * q.k + bias) over the visible keys, times their v, on rows padded by
-    length class (`padded_rows`); `jagged_softmax_attention_reference` is its definition.
+    Computes softmax(alpha * q.k + bias) over the visible keys, times their v. Sums are kept in
+    float32, and nothing of the size of queries times keys is stored; two runs give the same bits
+    for the same number of threads. Once differentiable, in q, k, v and the bias's tables.
+    `jagged_softmax_attention_reference` is its definition.
+
+    On a GPU the values of offsets, own places and positions are not checked, since that would wait
+    for the device. Under torch.autocast q, k and v are cast to its dtype.
 
     Args:
-        q: [Tq, H, A], any float dtype.
-        k: [Tk, H, A], dtype of q.
-        v: [Tk, H, V], dtype of q.
+        q: [Tq, H, A], float32 or bfloat16, A from 1 to 256; of any strides, best with its last axis
+            contiguous, as in a chunk of a fused projection: it is copied otherwise.
+        k: [Tk, H, A], likewise, dtype of q.
+        v: [Tk, H, V], likewise, V from 1 to 256.
         q_offsets, k_offsets: [B + 1] int32 or int64, B >= 1: row b holds queries
             q_offsets[b]:q_offsets[b + 1] and keys k_offsets[b]:k_offsets[b + 1].
         spans: which keys each query sees.
@@ -44,22 +58,53 @@ def jagged_softmax_attention(
 
     Raises:
         ValueError: an argument has the wrong shape, dtype, device or range; the message names it.
+
+    Source: the transformers of GPSD (2506.03699) and PinFM; the sums of exponentials that the
+        backward reads are FlashAttention's, 2205.14135.
     """
-    check_attention(q, k, v, q_offsets, k_offsets, spans, max_seq_len, bias)
-    rows = PaddedRows(q_offsets, k_offsets)
-    masks = rows.visible(spans)
-    if bias is not None:
-        scores = rows.scores(bias, spans)
-        masks = [
-            score.to(q.dtype).masked_fill(~visible, float("-inf"))
-            for score, visible in zip(scores, masks, strict=True)
-        ]
-    outputs = [
-        scaled_dot_product_attention(
-            q_.transpose(1, 2), k_.transpose(1, 2), v_.transpose(1, 2), attn_mask=mask, scale=alpha
-        ).transpose(1, 2)
-        for q_, k_, v_, mask in zip(
-            rows.pad_queries(q), rows.pad_keys(k), rows.pad_keys(v), masks, strict=True
-        )
-    ]
-    return rows.unpad_queries(outputs)
+    q, k, v = cast_under_autocast(q, k, v)
+    # That a q without a width has no default the op finds and says.
+    alpha = max(1, q.shape[-1:].numel()) ** -0.5 if alpha is None else alpha
+    output, _ = torch.ops.torchrec_gr.jagged_softmax_attention(
+        q,
+        k,
+        v,
+        q_offsets,
+        k_offsets,
+        spans.start,
+        spans.end,
+        spans.own,
+        *bias_arguments(bias),
+        max_seq_len,
+        alpha,
+    )
+    return output
+
+
+@torch.library.register_fake("torchrec_gr::jagged_softmax_attention")
+def _(*arguments: Any) -> tuple[Tensor, Tensor]:
+    output = empty_output(*arguments)
+    return output, output.new_empty(output.shape[:2], dtype=torch.float32)
+
+
+@torch.library.register_fake("torchrec_gr::jagged_softmax_attention_backward")
+def _(grad: Tensor, output: Tensor, log_sum_exp: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return empty_gradients(*arguments)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    save_arguments(ctx, inputs, *output)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _gradients(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    backward = torch.ops.torchrec_gr.jagged_softmax_attention_backward
+    return argument_gradients(ctx, backward(grad, *ctx.saved_tensors, *ctx.numbers))
+
+
+torch.library.register_autograd(
+    "torchrec_gr::jagged_softmax_attention", _gradients, setup_context=_save
+)
+torch.library.register_autograd(
+    "torchrec_gr::jagged_softmax_attention_backward", refuse_second_derivative
+)

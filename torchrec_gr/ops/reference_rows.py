@@ -50,7 +50,7 @@ def reference_rows(
                 q_times=_cut(bias.q_times, queries),
                 k_times=_cut(bias.k_times, keys),
             )
-            row_bias = row_bias + of_row.scores()
+            row_bias = row_bias + of_row.scores().to(q.dtype)
         yield ReferenceRow(q[queries], k[keys], v[keys], visible, row_bias)
 
 

@@ -1,0 +1,1 @@
+"""How fast the parts are, measured back to back with what people use otherwise."""
