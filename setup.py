@@ -56,7 +56,7 @@ def compiled_ops() -> Extension:
         raise ValueError(f"TORCHREC_GR_CUDA: expected 0 or 1, got {choice!r}")
     make, flags = CppExtension, {"cxx": cpp_flags}
     if choice == "1":
-        sources += ROOT.glob("csrc/cuda/*.cu")
+        sources += [*ROOT.glob("csrc/cuda/*.cu"), *ROOT.glob("csrc/cuda/*.cpp")]
         make = CUDAExtension
         flags["nvcc"] = ["-std=c++20", "-O3", *NVCC_ARCHITECTURES]
     return make(

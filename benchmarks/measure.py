@@ -55,13 +55,14 @@ def machine(dtypes: Sequence[torch.dtype], seconds: float) -> dict[str, Any]:
 
 
 def print_machine(machine: Mapping[str, Any]) -> None:
-    """Says what `machine` found, in two lines."""
-    peaks = ", ".join(f"{name} {peak:.0f}" for name, peak in machine["matmul_gflops"].items())
+    """Says what `machine` found, in a line or two."""
     print(
         f"{machine['cpu']} ({machine['capability']} kernels), threads: {machine['threads']}, "
-        f"torch {machine['torch']}\n"
-        f"measured peak of torch.matmul in GFLOP/s: {peaks}"
+        f"torch {machine['torch']}"
     )
+    peaks = ", ".join(f"{name} {peak:.0f}" for name, peak in machine["matmul_gflops"].items())
+    if peaks:
+        print(f"measured peak of torch.matmul in GFLOP/s: {peaks}")
 
 
 def best_milliseconds(

@@ -30,7 +30,6 @@ def test_rows_hold_history_then_candidates(history: list[int], candidates: list[
     assert tokens.tolist() == torch.cat(rows).tolist()
     assert layout.offsets.tolist() == [0, *torch.tensor([len(r) for r in rows]).cumsum(0).tolist()]
     assert layout.num_tokens == sum(history) + sum(candidates)
-    assert tokens[layout.history_index].equal(history_values)
     assert tokens[layout.candidate_index].equal(candidate_values)
 
 
@@ -53,7 +52,7 @@ def test_lengths_of_int32_give_the_same_places() -> None:
     layout = lay_out_candidates(
         torch.tensor([2, 1], dtype=torch.int32), torch.tensor([1, 1], dtype=torch.int32)
     )
-    assert layout.offsets.dtype == layout.history_index.dtype == torch.int64
+    assert layout.offsets.dtype == layout.history_offsets.dtype == torch.int64
     assert layout.candidate_index.tolist() == [2, 4]
 
 

@@ -7,6 +7,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from torchrec_gr.ops.jagged_concat import jagged_concat
+
 
 @dataclasses.dataclass(frozen=True)
 class CandidateLayout:
@@ -15,7 +17,8 @@ class CandidateLayout:
     Args:
         offsets: [U + 1] int64, where each request's tokens begin; the last is T + C.
         num_history: [U] int64, where each request's history ends, counted inside its row.
-        history_index: [T] int64, the place of each history token among all tokens.
+        history_offsets: [U + 1] int64, where each request's history begins among all histories.
+        candidate_offsets: [U + 1] int64, likewise of candidates.
         candidate_index: [C] int64, the place of each candidate token among all tokens.
         positions: [T + C] int64. A history token has its place in the row; every candidate of a
             request has the one after the history's end, so that the order of candidates never
@@ -24,7 +27,8 @@ class CandidateLayout:
 
     offsets: Tensor
     num_history: Tensor
-    history_index: Tensor
+    history_offsets: Tensor
+    candidate_offsets: Tensor
     candidate_index: Tensor
     positions: Tensor
 
@@ -47,15 +51,14 @@ class CandidateLayout:
             ValueError: the values are not one a token of this layout.
         """
         given = (history.shape[0], candidates.shape[0])
-        expected = (self.history_index.numel(), self.candidate_index.numel())
+        num_candidates = self.candidate_index.numel()
+        expected = (self.num_tokens - num_candidates, num_candidates)
         if given != expected:
             raise ValueError(
                 f"expected {expected[0]} history and {expected[1]} candidate values, one a token, "
                 f"got {given[0]} and {given[1]}: build the layout from the same batch"
             )
-        tokens = history.new_empty(self.num_tokens, *history.shape[1:])
-        tokens = tokens.index_copy(0, self.history_index, history)
-        return tokens.index_copy(0, self.candidate_index, candidates)
+        return jagged_concat(history, candidates, self.history_offsets, self.candidate_offsets)
 
 
 def lay_out_candidates(num_history: Tensor, num_candidates: Tensor) -> CandidateLayout:
@@ -81,7 +84,8 @@ def lay_out_candidates(num_history: Tensor, num_candidates: Tensor) -> Candidate
     return CandidateLayout(
         offsets=offsets,
         num_history=num_history,
-        history_index=_places(num_history) + offsets[:-1].repeat_interleave(num_history),
+        history_offsets=_offsets(num_history),
+        candidate_offsets=_offsets(num_candidates),
         candidate_index=_places(num_candidates)
         + (offsets[:-1] + num_history).repeat_interleave(num_candidates),
         positions=_places(num_history + num_candidates).minimum(

@@ -59,7 +59,7 @@ class Backward {
     int key_block;
     KeyRange groups;
     KeyRange columns;
-    KeyRange seen[Block::kMostGroups];
+    KeyRange seen[kMostGroups];
 
     VisibleBlock(const Block& queries, int key_block) : key_block(key_block) {
       for (int group = 0; group < queries.num_groups(); ++group) {

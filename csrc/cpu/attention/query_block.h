@@ -11,6 +11,7 @@ namespace {
 
 constexpr int kQueryBlock = 64;
 constexpr int kKeyBlock = 64;
+constexpr int kMostGroups = kQueryBlock / 8;  // of 8 queries or more
 
 // A row of the batch: where its tokens begin, and how many they are.
 struct Row {
@@ -69,8 +70,6 @@ inline Ints visible_lanes(const Span& span, int key) {
 template <int kGroup>
 class QueryBlock {
  public:
-  static constexpr int kMostGroups = kQueryBlock / kGroup;
-
   QueryBlock(const AttentionProblem& problem, const Row& row, int first, int end)
       : first(first), count(std::min(end - first, kQueryBlock)) {
     for (int query = 0; query < count; ++query) {
