@@ -73,8 +73,15 @@ def cases(draw: st.DrawFn) -> AttentionCase:
 @both_ops
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(case=cases())
-def test_near_the_reference_for_any_shape(attend: Attention, case: AttentionCase) -> None:
-    assert_near_the_oracle(attend, case)
+def test_any_shape(attend: Attention, case: AttentionCase) -> None:
+    """In norm, beside values of order 1: the error of few numbers is too much a matter of luck to
+    be compared with that of PyTorch."""
+    ours = output_and_gradients(attend, case)
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 2e-2}[case.q.dtype]
+    exact = output_and_gradients(REFERENCES[attend], case.to(torch.float64))
+    for name, expected in exact.items():
+        error = float((ours[name] - expected).norm())
+        assert error <= tolerance * (float(expected.norm()) + expected.numel() ** 0.5), name
 
 
 @both_ops

@@ -17,9 +17,9 @@ NO_TIME = torch.iinfo(torch.int64).min
 def test_scores_are_the_definition() -> None:
     max_seq_len, heads = 6, 2
     bias = AttentionBias(
-        slopes=torch.tensor([0.5, 0.25]),
-        position_table=torch.randn(1, 2 * max_seq_len - 1),
-        time_table=torch.randn(heads, 4),
+        slopes=torch.tensor([0.5, 0.25], dtype=torch.float64),
+        position_table=torch.randn(1, 2 * max_seq_len - 1, dtype=torch.float64),
+        time_table=torch.randn(heads, 4, dtype=torch.float64),
         q_positions=torch.tensor([5, 0]),
         k_positions=torch.tensor([0, 1, 5]),
         q_times=torch.tensor([100, 7]),

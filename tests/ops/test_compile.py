@@ -65,7 +65,7 @@ def _results(module: nn.Module, layer: Layer, inputs: tuple[Tensor, ...]) -> lis
     """The output, and the gradients of the input, the scale and the layer's parameters."""
     leaves = [inputs[0].requires_grad_(), inputs[-1].requires_grad_(), *layer.parameters()]
     output = module(*inputs)
-    return [output, *torch.autograd.grad(output.sum(), leaves)]
+    return [output.detach(), *torch.autograd.grad(output.sum(), leaves)]
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])

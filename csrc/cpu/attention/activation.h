@@ -23,9 +23,11 @@ struct Silu {
   static Floats weight(Floats score) { return score * sigmoid(score); }
 
   static WeightAndGradient backward(Floats score, Floats weight_gradient, const QueryStatistics&) {
-    const Floats s = sigmoid(score);
+    const Floats e = exp(-score);
+    const Floats s = reciprocal(1.0f + e);  // the sigmoid
     const Floats weight = score * s;
-    return {weight, weight_gradient * (weight * (1.0f - s) + s)};
+    // 1 - s is e * s, which keeps its digits where s is nearly 1.
+    return {weight, weight_gradient * (weight * (e * s) + s)};
   }
 };
 
