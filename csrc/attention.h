@@ -8,6 +8,9 @@
 
 namespace torchrec_gr {
 
+// Positions lie in [-kPositionBound, kPositionBound), so that an int32 holds their differences.
+constexpr int64_t kPositionBound = int64_t{1} << 30;
+
 enum class ElementType { kFloat32, kBFloat16 };
 
 // A tensor [tokens, heads, width] whose last axis is contiguous; strides count elements.

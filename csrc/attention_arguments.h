@@ -34,9 +34,6 @@ struct AttentionArguments {
   double alpha;
 };
 
-// Positions lie in [-kPositionBound, kPositionBound), so that an int32 holds their differences.
-constexpr int64_t kPositionBound = int64_t{1} << 30;
-
 // The same arguments in the dtypes and layouts that attention.h names. Those that have them already
 // are not copied. A position out of bounds stays out of bounds. Shapes and dtypes must be right.
 AttentionArguments in_kernel_form(AttentionArguments arguments);
