@@ -270,8 +270,8 @@ class Backward {
   QueryStatistics statistics_[kQueryBlock];
   Buffer<float> products_{kGroup * kKeyBlock};          // of queries and keys
   Buffer<float> weight_gradients_{kGroup * kKeyBlock};  // those of outputs and values
-  ScoreBlock<Word> weights_;
-  ScoreBlock<Word> score_gradients_;
+  ScoreBlock<Word, Layouts::kByKey> weights_;
+  ScoreBlock<Word, Layouts::kByKeyAndQuery> score_gradients_;
   Buffer<float> dqueries_;  // [kQueryBlock, lanes of qk]
   Buffer<float> dkeys_;     // [blocks, lanes of qk, kKeyBlock]
   Buffer<float> dvalues_;   // [blocks, lanes of v, kKeyBlock]

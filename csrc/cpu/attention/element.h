@@ -23,13 +23,18 @@ inline float to_float(BFloat16 x) {
 }
 
 // The words whose upper halves are x rounded to bfloat16, to the nearest and ties to even. The
-// lower halves are not zero.
+// lower halves may hold anything.
 inline Words round_to_upper_half(Floats x) {
+#ifdef TORCHREC_GR_BFLOAT16_PAIRS
+  const __m512i halves = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x));
+  return (Words)_mm512_slli_epi32(halves, 16);
+#else
   Words bits;
   std::memcpy(&bits, &x, sizeof bits);
   const Words rounded = bits + 0x7fff + ((bits >> 16) & 1);
   const Words nan = bits | 0x400000;  // rounding could carry a NaN into infinity
   return x == x ? rounded : nan;
+#endif
 }
 
 inline void store_as(float* to, Floats x) { store(to, x); }

@@ -1,4 +1,4 @@
-// A block of numbers, one for a query and a key, in the two layouts in which products read it.
+// A block of numbers, one for a query and a key, in the layouts in which products read it.
 #pragma once
 
 #include "buffer.h"
@@ -8,8 +8,10 @@
 namespace torchrec_gr::cpu {
 namespace {
 
-// Floats lie in one place for both.
-template <class Word>
+enum class Layouts { kByKey, kByKeyAndQuery };
+
+// Floats lie in one place for both layouts.
+template <class Word, Layouts kLayouts>
 class ScoreBlock {
  public:
   void set(int query, int column, Floats values) {
@@ -31,13 +33,15 @@ class ScoreBlock {
 };
 
 // Pairs along the keys lie apart from pairs along the queries.
-template <class Word>
+template <class Word, Layouts kLayouts>
   requires(Word::kDepth == 2)
-class ScoreBlock<Word> {
+class ScoreBlock<Word, kLayouts> {
  public:
   void set(int query, int column, Floats values) {
     const Words rounded = round_to_upper_half(values);
-    store_upper_halves(by_query_.data() + query * kKeyBlock + column, rounded);
+    if constexpr (kLayouts == Layouts::kByKeyAndQuery) {
+      store_upper_halves(by_query_.data() + query * kKeyBlock + column, rounded);
+    }
     uint32_t* pairs = by_key_.data() + query / 2 * kKeyBlock + column;
     if (query % 2 == 0) {
       store(pairs, rounded >> 16);
