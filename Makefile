@@ -1,6 +1,8 @@
 # make demo      the whole road on made-up data: pretrain, fine-tune, compare, report
 # make test      formatting, lint, types and the quick tests
 # make test-all  the same, and the tests that take minutes
+# make sanitize  the CPU kernels at length under the address, undefined behaviour and thread
+#                sanitizers
 #
 # Each makes the virtual environment it needs. Two settings:
 #   make PYTHON=python3.12 ...      another Python (3.10, 3.11 or 3.12)
@@ -18,7 +20,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_AR
 CSRC := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 TEST_CSRC := $(shell find tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-all lint
+.PHONY: demo test test-all sanitize lint
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -29,6 +31,9 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest
+
+sanitize: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow tests/ops/test_attention_harness.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
