@@ -166,6 +166,7 @@ class Batch {
 
   int64_t num_queries() const { return q_offsets_.back(); }
   int64_t num_keys() const { return k_offsets_.back(); }
+  int max_seq_len() const { return max_seq_len_; }
 
   AttentionProblem problem(float scale) {
     AttentionProblem problem{};

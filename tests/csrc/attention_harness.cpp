@@ -91,8 +91,8 @@ constexpr Op kOps[] = {{"hstu", &InstructionSet::hstu, false},
 constexpr std::pair<const char*, ElementType> kPrecisions[] = {
     {"float32", ElementType::kFloat32}, {"bfloat16", ElementType::kBFloat16}};
 
-// Of a difference, relative to the largest value or to 1. A bfloat16 is rounded to 2^-9 of itself;
-// kernels may round weights too.
+// Of a difference, relative to the largest value. A bfloat16 is rounded to 2^-9 of itself; kernels
+// may round weights too.
 constexpr float tolerance(ElementType type) {
   return type == ElementType::kFloat32 ? 1e-5f : 3.0f / 256;
 }
@@ -102,20 +102,24 @@ struct Results {
   Tensor output, log_sum_exp, dq, dk, dv, dslopes, dposition_table, dtime_table;
 };
 
-struct Result {
-  const char* name;
-  Tensor Results::* tensor;
-  bool is_sum_of_batch = false;
-};
+constexpr std::pair<const char*, Tensor Results::*> kResults[] = {
+    {"output", &Results::output},
+    {"log_sum_exp", &Results::log_sum_exp},
+    {"dq", &Results::dq},
+    {"dk", &Results::dk},
+    {"dv", &Results::dv},
+    {"dslopes", &Results::dslopes},
+    {"dposition_table", &Results::dposition_table},
+    {"dtime_table", &Results::dtime_table}};
 
-constexpr Result kResults[] = {{"output", &Results::output},
-                               {"log_sum_exp", &Results::log_sum_exp},
-                               {"dq", &Results::dq},
-                               {"dk", &Results::dk},
-                               {"dv", &Results::dv},
-                               {"dslopes", &Results::dslopes, true},
-                               {"dposition_table", &Results::dposition_table, true},
-                               {"dtime_table", &Results::dtime_table, true}};
+// The usual size of a result's values. A sum over all queries may be small by chance, its terms
+// being of either sign: its rounding errors are not.
+float usual_size(Tensor Results::* result, const Batch& batch) {
+  const float of_sum = std::sqrt(std::max<float>(batch.num_queries(), 1));
+  if (result == &Results::dslopes) return of_sum * batch.max_seq_len();  // of terms times distances
+  if (result == &Results::dposition_table || result == &Results::dtime_table) return of_sum;
+  return 1;
+}
 
 Results nothing_written(const Case& c, const Op& op, const Batch& batch) {
   constexpr int kBorder = 61;  // odd: what lies behind it is not aligned to vectors
@@ -187,10 +191,10 @@ class Trial {
   Results expected_;
 };
 
-// The largest difference of two tensors, relative to the largest value or to 1; infinity where one
-// of them is NaN, or infinite and the other is not.
-float difference(const Tensor& expected, const Tensor& actual) {
-  float largest = 1, difference = 0;
+// The largest difference of two tensors, relative to the largest value and to the usual size at
+// least; infinity where one of them is NaN, or infinite and the other is not.
+float difference(const Tensor& expected, const Tensor& actual, float usual_size) {
+  float largest = usual_size, difference = 0;
   expected.for_each([&](int64_t token, int head, int column) {
     const float e = expected.get(token, head, column), a = actual.get(token, head, column);
     if (std::isfinite(e)) largest = std::max(largest, std::abs(e));
@@ -207,16 +211,14 @@ struct Findings {
 };
 
 // Compares two runs with what is expected, and with each other.
-void check(const Results& expected, const Results& first, const Results& second,
-           int64_t num_queries, const std::string& where, Findings& findings) {
-  for (const Result& result : kResults) {
-    const Tensor &tensor = first.*result.tensor, &again = second.*result.tensor;
-    float off_by = difference(expected.*result.tensor, tensor);
-    // Terms of either sign from all queries: the sum is small where its rounding errors are not.
-    if (result.is_sum_of_batch) off_by /= std::sqrt(std::max<float>(num_queries, 1));
+void check(const Results& expected, const Results& first, const Results& second, const Batch& batch,
+           const std::string& where, Findings& findings) {
+  for (const auto& [name, result] : kResults) {
+    const Tensor &tensor = first.*result, &again = second.*result;
+    const float off_by = difference(expected.*result, tensor, usual_size(result, batch));
     findings.largest_difference = std::max(findings.largest_difference, off_by);
-    const auto fail = [&](const std::string& what) {
-      findings.failures.push_back(where + ": " + result.name + " " + what);
+    const auto fail = [&, name = name](const std::string& what) {
+      findings.failures.push_back(where + ": " + name + " " + what);
     };
     if (off_by > tolerance(tensor.type())) fail("is off by " + std::to_string(off_by));
     if (!tensor.is_clean_around()) fail("has something written beside it");
@@ -248,7 +250,7 @@ class Harness {
         const std::string where = std::string(op.name) + ", " + set.name + ", " +
                                   std::to_string(pool.count()) + " threads";
         const Results first = trial.run(set, pool), second = trial.run(set, pool);
-        check(trial.expected(), first, second, batch.num_queries(), where, findings);
+        check(trial.expected(), first, second, batch, where, findings);
       }
     }
   }

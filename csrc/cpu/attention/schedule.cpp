@@ -55,7 +55,7 @@ class Cutter {
       }
       close_batch(row);
       for (int head = 0; head < problem_.num_heads; ++head) {
-        if (num_threads_ > 1 && row_work[row] > too_long) {
+        if (num_threads_ > 1 && row_work[row] > too_long && num_queries(row) > query_block_) {
           cut_row(row, head, row_work[row], too_long);
         } else {
           tasks.push_back({{row, row + 1, head, head + 1}, row_work[row]});
