@@ -112,10 +112,12 @@ constexpr std::pair<const char*, Tensor Results::*> kResults[] = {
     {"dposition_table", &Results::dposition_table},
     {"dtime_table", &Results::dtime_table}};
 
-// The usual size of a result's values. A sum over all queries may be small by chance, its terms
-// being of either sign: its rounding errors are not.
-float usual_size(Tensor Results::* result, const Batch& batch) {
-  const float of_sum = std::sqrt(std::max<float>(batch.num_queries(), 1));
+// The usual size of a result's values. A sum over the batch may be small by chance, its terms being
+// of either sign: its rounding errors are not. A query's terms are as many as its keys, or have the
+// size of one term together where weights add up to 1.
+float usual_size(Tensor Results::* result, const Op& op, const Batch& batch) {
+  const int64_t num_terms = batch.num_queries() * (op.is_softmax ? 1 : batch.max_seq_len());
+  const float of_sum = std::sqrt(std::max<float>(num_terms, 1));
   if (result == &Results::dslopes) return of_sum * batch.max_seq_len();  // of terms times distances
   if (result == &Results::dposition_table || result == &Results::dtime_table) return of_sum;
   return 1;
@@ -138,6 +140,25 @@ Results nothing_written(const Case& c, const Op& op, const Batch& batch) {
   return results;
 }
 
+// The largest difference of two tensors, relative to the largest value and to the usual size at
+// least; infinity where one of them is NaN, or infinite and the other is not.
+float difference(const Tensor& expected, const Tensor& actual, float usual_size) {
+  float largest = usual_size, difference = 0;
+  expected.for_each([&](int64_t token, int head, int column) {
+    const float e = expected.get(token, head, column), a = actual.get(token, head, column);
+    if (std::isfinite(e)) largest = std::max(largest, std::abs(e));
+    const float distance = e == a ? 0 : std::isfinite(e - a) ? std::abs(e - a) : INFINITY;
+    difference = std::max(difference, distance);
+  });
+  return difference / largest;
+}
+
+// What came out of a case in one precision.
+struct Findings {
+  float largest_difference = 0;
+  std::vector<std::string> failures;
+};
+
 // One op on one batch, whose backward pass is always given the same forward pass's results.
 class Trial {
  public:
@@ -153,13 +174,27 @@ class Trial {
     expected_ = std::move(expected);
   }
 
-  const Results& expected() const { return expected_; }
-
   Results run(const InstructionSet& set, ThreadPool& pool) {
     Results results = nothing_written(case_, op_, batch_);
     forward(set, pool, results);
     backward(set, pool, results);
     return results;
+  }
+
+  // Compares two runs with what is expected, and with each other.
+  void check(const Results& first, const Results& second, const std::string& where,
+             Findings& findings) const {
+    for (const auto& [name, result] : kResults) {
+      const Tensor &tensor = first.*result, &again = second.*result;
+      const float off_by = difference(expected_.*result, tensor, usual_size(result, op_, batch_));
+      findings.largest_difference = std::max(findings.largest_difference, off_by);
+      const auto fail = [&, name = name](const std::string& what) {
+        findings.failures.push_back(where + ": " + name + " " + what);
+      };
+      if (off_by > tolerance(tensor.type())) fail("is off by " + std::to_string(off_by));
+      if (!tensor.is_clean_around()) fail("has something written beside it");
+      if (tensor.bytes() != again.bytes()) fail("has other bits in a second run");
+    }
   }
 
  private:
@@ -191,41 +226,6 @@ class Trial {
   Results expected_;
 };
 
-// The largest difference of two tensors, relative to the largest value and to the usual size at
-// least; infinity where one of them is NaN, or infinite and the other is not.
-float difference(const Tensor& expected, const Tensor& actual, float usual_size) {
-  float largest = usual_size, difference = 0;
-  expected.for_each([&](int64_t token, int head, int column) {
-    const float e = expected.get(token, head, column), a = actual.get(token, head, column);
-    if (std::isfinite(e)) largest = std::max(largest, std::abs(e));
-    const float distance = e == a ? 0 : std::isfinite(e - a) ? std::abs(e - a) : INFINITY;
-    difference = std::max(difference, distance);
-  });
-  return difference / largest;
-}
-
-// What came out of a case in one precision.
-struct Findings {
-  float largest_difference = 0;
-  std::vector<std::string> failures;
-};
-
-// Compares two runs with what is expected, and with each other.
-void check(const Results& expected, const Results& first, const Results& second, const Batch& batch,
-           const std::string& where, Findings& findings) {
-  for (const auto& [name, result] : kResults) {
-    const Tensor &tensor = first.*result, &again = second.*result;
-    const float off_by = difference(expected.*result, tensor, usual_size(result, batch));
-    findings.largest_difference = std::max(findings.largest_difference, off_by);
-    const auto fail = [&, name = name](const std::string& what) {
-      findings.failures.push_back(where + ": " + name + " " + what);
-    };
-    if (off_by > tolerance(tensor.type())) fail("is off by " + std::to_string(off_by));
-    if (!tensor.is_clean_around()) fail("has something written beside it");
-    if (tensor.bytes() != again.bytes()) fail("has other bits in a second run");
-  }
-}
-
 class Harness {
  public:
   explicit Harness(const std::vector<int>& thread_counts) {
@@ -250,7 +250,7 @@ class Harness {
         const std::string where = std::string(op.name) + ", " + set.name + ", " +
                                   std::to_string(pool.count()) + " threads";
         const Results first = trial.run(set, pool), second = trial.run(set, pool);
-        check(trial.expected(), first, second, batch, where, findings);
+        trial.check(first, second, where, findings);
       }
     }
   }
