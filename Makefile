@@ -33,7 +33,8 @@ test-all: lint
 	$(BIN)/python -m pytest
 
 sanitize: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow tests/ops/test_attention_harness.py
+	$(BIN)/python -m pytest -m slow tests/ops/test_attention_harness.py \
+	  tests/ops/test_embedding_harness.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

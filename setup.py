@@ -49,6 +49,7 @@ def version() -> str:
 def compiled_ops() -> Extension:
     """The extension torchrec_gr._C. One build serves every CPU: kernels choose when they run."""
     cpp_flags = ["-std=c++20", "-O3", "-g0", "-fopenmp", "-Wall"]
+    cpp_flags.append("-fno-math-errno")  # so that loops with roots are vectorised
     cpp_flags.append("-Wno-maybe-uninitialized")  # gcc 12 finds it in its own AVX-512 header
     sources = [*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/cpu/**/*.cpp")]
     choice = os.environ.get("TORCHREC_GR_CUDA", "0")

@@ -41,6 +41,47 @@ TORCH_LIBRARY(torchrec_gr, m) {
       "jagged_split(Tensor values, Tensor a_offsets, Tensor b_offsets, SymInt num_a) -> "
       "(Tensor a, Tensor b)");
 
+  // torchrec_gr/ops/unique_ids.py
+  m.def(
+      "unique_ids(Tensor ids, Tensor offsets, Tensor? counts) -> "
+      "(Tensor unique, Tensor unique_offsets, Tensor inverse, Tensor counts)");
+
+  // torchrec_gr/ops/route_ids.py
+  m.def("route_ids(Tensor ids, Tensor offsets, int num_owners) -> (Tensor order, Tensor lengths)");
+
+  // torchrec_gr/ops/id_map.py says what a map and its chunks are.
+  m.def(
+      "id_map_find(Tensor entries, Tensor[] chunk_ids, int[] chunk_tables, Tensor ids, "
+      "Tensor offsets) -> Tensor");
+  m.def(
+      "id_map_insert_(Tensor(a!) entries, Tensor(b!)[] chunk_ids, int[] chunk_tables, "
+      "Tensor ids, Tensor offsets, Tensor slots) -> ()");
+  m.def(
+      "id_map_remove_(Tensor(a!) entries, Tensor[] chunk_ids, int[] chunk_tables, "
+      "Tensor slots) -> ()");
+  m.def("id_map_grow(Tensor entries, int capacity) -> Tensor");
+
+  // torchrec_gr/ops/seen_rows.py
+  m.def("touch_rows_(Tensor(a!)[] seen, Tensor slots, Tensor counts, int step) -> Tensor");
+  m.def(
+      "rows_to_evict(Tensor[] chunk_ids, Tensor[] seen, int[] chunks, int num, str policy, "
+      "int step) -> Tensor");
+
+  // torchrec_gr/ops/table_rows.py
+  m.def(
+      "init_rows_(Tensor(a!)[] weights, Tensor(b!)[] states, Tensor slots, Tensor ids, int seed, "
+      "str distribution, float scale) -> ()");
+  m.def("gather_rows(Tensor[] weights, Tensor slots, int dim) -> Tensor");
+  m.def(
+      "update_rows_(Tensor(a!)[] weights, Tensor(b!)[] states, Tensor slots, Tensor grads, "
+      "str optimizer, float lr, float eps) -> ()");
+
+  // torchrec_gr/ops/pool_rows.py
+  m.def("pool_rows(Tensor rows, Tensor index, Tensor? offsets, Tensor? weights) -> Tensor");
+  m.def(
+      "sum_rows(Tensor grad, Tensor index, Tensor? offsets, Tensor? weights, SymInt num_rows) "
+      "-> Tensor");
+
   // torchrec_gr/ops/cpu_capability.py
   m.def("cpu_capability() -> str");
 }

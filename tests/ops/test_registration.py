@@ -22,8 +22,22 @@ OPS = sorted(
     for name in torch._C._dispatch_get_all_op_names()
     if name.startswith(PREFIX)
 )
-NOT_DIFFERENTIABLE = {"cpu_capability", "group_requests"}
-"""They take no floats."""
+NOT_DIFFERENTIABLE = {
+    "cpu_capability",
+    "gather_rows",
+    "group_requests",
+    "id_map_find",
+    "id_map_grow",
+    "id_map_insert_",
+    "id_map_remove_",
+    "init_rows_",
+    "route_ids",
+    "rows_to_evict",
+    "touch_rows_",
+    "unique_ids",
+    "update_rows_",
+}
+"""They take no floats, or tables' rows, whose gradients are given to update_rows_."""
 
 
 def _forward(case: AttentionCase, *scale: float) -> tuple[Any, ...]:
@@ -49,22 +63,69 @@ ATTENTION_CASES = [
     make_case([2, 0, 3], [4, 1, 3], bias="default"),
     make_case([0], [0], bias="default"),
 ]
+OF_TWO_TABLES = torch.tensor([5, -1, 5]), torch.tensor([0, 2, 3])
+SLOTS = torch.tensor([1, 0, 1 << 16])
+
+
+def _id_map() -> tuple[Tensor, list[Tensor], list[int]]:
+    return (
+        torch.zeros(16, dtype=torch.int64),
+        [torch.zeros(2).long(), torch.zeros(3).long()],
+        [0, 1],
+    )
+
+
+def _filled_id_map() -> tuple[Tensor, list[Tensor], list[int]]:
+    arguments = _id_map()
+    torch.ops.torchrec_gr.id_map_insert_(*arguments, *OF_TWO_TABLES, SLOTS)
+    return arguments
+
+
+def _seen() -> list[Tensor]:
+    return [torch.ones(2, 2, dtype=torch.int32), torch.ones(3, 2, dtype=torch.int32)]
+
+
+def _weights_and_states() -> tuple[list[Tensor], list[Tensor]]:
+    return [torch.ones(2, 4), torch.ones(3, 4)], [torch.ones(2), torch.ones(3)]
+
+
 JAGGED = torch.tensor([0, 2, 2, 3]), torch.tensor([0, 1, 2, 2], dtype=torch.int32)
 
 Samples = Callable[[], list[tuple[Any, ...]]]
 SAMPLES: dict[str, Samples] = {
+    "gather_rows": lambda: [(_weights_and_states()[0], SLOTS, 4), ([], SLOTS[:0], 4)],
     "group_requests": lambda: [
         (torch.tensor([1, 2, 1, 2, 3]), torch.tensor([0, 2, 4, 5]), 7),
         (torch.tensor([[1, 5], [1, 6]], dtype=torch.int32), torch.tensor([0, 1, 1, 2]), 7),
     ],
     "hstu_attention": lambda: [_forward(case, 0.1) for case in ATTENTION_CASES],
     "hstu_attention_backward": lambda: [_backward(case, 0.1) for case in ATTENTION_CASES],
+    "id_map_find": lambda: [(*_filled_id_map(), *OF_TWO_TABLES)],
+    "id_map_grow": lambda: [(_filled_id_map()[0], 32)],
+    "id_map_insert_": lambda: [(*_id_map(), *OF_TWO_TABLES, SLOTS)],
+    "id_map_remove_": lambda: [(*_filled_id_map(), SLOTS[1:])],
+    "init_rows_": lambda: [(*_weights_and_states(), SLOTS, SLOTS, 0, "normal", 0.1)],
     "jagged_concat": lambda: [
         (torch.randn(3, 4, requires_grad=True), torch.randn(2, 4, requires_grad=True), *JAGGED)
     ],
     "jagged_softmax_attention": lambda: [_forward(case) for case in ATTENTION_CASES],
     "jagged_softmax_attention_backward": lambda: [_backward(case) for case in ATTENTION_CASES],
     "jagged_split": lambda: [(torch.randn(5, 4, requires_grad=True), *JAGGED, 3)],
+    "pool_rows": lambda: [
+        (torch.randn(4, 3, requires_grad=True), SLOTS % 4, torch.tensor([0, 1, 3]), None),
+        (torch.randn(4, 3, requires_grad=True), SLOTS % 4, None, torch.rand(3)),
+    ],
+    "route_ids": lambda: [(*OF_TWO_TABLES, 3)],
+    "rows_to_evict": lambda: [(_filled_id_map()[1], _seen(), [0, 1], 2, "lru", 7)],
+    "sum_rows": lambda: [
+        (torch.randn(2, 3, requires_grad=True), SLOTS % 4, torch.tensor([0, 1, 3]), None, 4),
+        (torch.randn(3, 3, requires_grad=True), SLOTS % 4, None, torch.rand(3), 4),
+    ],
+    "touch_rows_": lambda: [(_seen(), SLOTS, torch.tensor([1, 0, 2]), 5)],
+    "unique_ids": lambda: [(*OF_TWO_TABLES, None), (*OF_TWO_TABLES, torch.tensor([1, 0, 2]))],
+    "update_rows_": lambda: [
+        (*_weights_and_states(), SLOTS, torch.ones(3, 4), "rowwise_adagrad", 0.1, 1e-8)
+    ],
 }
 
 
