@@ -16,10 +16,11 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": set(),
     "ops": set(),
     "sequences": {"ops", "schema"},
+    "embeddings": {"ops", "schema"},
     "modules": {"sequences", "ops"},
-    "models": {"modules", "sequences", "ops", "schema"},
+    "models": {"modules", "embeddings", "sequences", "ops", "schema"},
     "data": {"sequences", "schema", "metrics"},
-    "training": {"sequences", "schema", "metrics"},
+    "training": {"sequences", "embeddings", "schema", "metrics"},
     "doctor": {"training"},
 }
 ABOVE_THE_PACKAGE = {"pipelines", "examples", "benchmarks", "tests"}

@@ -1,0 +1,119 @@
+"""Reads the rows of all tables of a collection, and trains them in the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchrec_gr.embeddings.dynamic_config import DynamicEmbeddingConfig
+from torchrec_gr.embeddings.dynamic_table import DynamicTable
+from torchrec_gr.embeddings.id_router import IdRouter
+from torchrec_gr.embeddings.table_group import TableGroup
+from torchrec_gr.ops import sum_rows
+
+
+class DynamicLookup:
+    """The tables of a collection, those of one width merged, and what one batch reads of them.
+
+    Args:
+        tables: configurations; names differ.
+        router: to the processes that share the tables' rows; None where one holds them all.
+    """
+
+    def __init__(
+        self, tables: Sequence[DynamicEmbeddingConfig], router: IdRouter | None = None
+    ) -> None:
+        num_processes = 1 if router is None else router.num_processes
+        widths = dict.fromkeys(config.embedding_dim for config in tables)
+        merged = [[c for c in tables if c.embedding_dim == width] for width in widths]
+        self.groups = [TableGroup(configs, num_processes) for configs in merged]
+        self.tables = [
+            DynamicTable(group, number, router)
+            for group in self.groups
+            for number in range(len(group.configs))
+        ]
+
+    def configs_by_group(self) -> list[list[DynamicEmbeddingConfig]]:
+        """The tables' configurations, those of one width together."""
+        return [group.configs for group in self.groups]
+
+    def as_modules(self) -> nn.ModuleDict:
+        """The tables by name, for a module that holds them."""
+        return nn.ModuleDict({table.config.name: table for table in self.tables})
+
+    def __call__(
+        self,
+        ids: Tensor,
+        offsets: Tensor,
+        counts: Tensor,
+        index: Sequence[Tensor | None],
+        *,
+        training: bool,
+    ) -> list[Tensor]:
+        """The rows of a batch's ids, as often as they are wanted.
+
+        Args:
+            ids: [n] int64, table by table in the order of `tables`, those of a table different from
+                each other.
+            offsets: [tables + 1] int64.
+            counts: [n] int64, how often each is in the batch.
+            index: of each group [m] int64: places among the group's ids; None: each id once.
+            training: count the ids and give rows to new ones; otherwise they read zeros.
+
+        Returns:
+            Of each group [m, dim] float32. In the backward pass each id's gradients are summed, and
+            its row takes one step of its table's optimizer.
+
+        Raises:
+            ValueError: the ids need more rows than a table's budget allows.
+        """
+        step = max(int(table.step) for table in self.tables) + 1
+        rows, first = [], 0
+        for group, places in zip(self.groups, index, strict=True):
+            last = first + len(group.configs)
+            bounds = offsets[first : last + 1]
+            part = slice(int(bounds[0]), int(bounds[-1]))
+            asked = ids[part], bounds - bounds[0]
+            slots = group.assign(*asked, counts[part], step) if training else group.find(*asked)
+            weights = [table.weight for table in self.tables[first:last]]
+            rows.append(_ReadRows.apply(group, slots, places, *asked, *weights))
+            first = last
+        if training:
+            for table in self.tables:
+                table.step.fill_(step)
+        return rows
+
+
+class _ReadRows(torch.autograd.Function):
+    """Reads rows; its backward pass trains them in place and hands no gradient on."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        group: TableGroup,
+        slots: Tensor,
+        index: Tensor | None,
+        ids: Tensor,
+        offsets: Tensor,
+        *weights: Tensor,
+    ) -> Tensor:
+        """[m, dim] the rows of slots[index], or of slots; `weights` say which tables train."""
+        ctx.group, ctx.num_removals = group, group.rows.num_removals
+        ctx.save_for_backward(slots, index, ids, offsets)
+        return group.gather(slots if index is None else slots[index])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
+        """Steps the optimizers of the tables whose weights require gradients."""
+        slots, index, ids, offsets = ctx.saved_tensors
+        group, trained = ctx.group, ctx.needs_input_grad[5:]
+        if group.rows.num_removals != ctx.num_removals:
+            slots = group.find(ids, offsets)  # a batch in between has evicted some
+        (grad,) = grads
+        if index is not None:
+            grad = sum_rows(grad, index, num_rows=len(slots))
+        group.update(slots, offsets, grad.contiguous(), trained)
+        return (None,) * len(ctx.needs_input_grad)
