@@ -71,10 +71,13 @@ TORCH_LIBRARY(torchrec_gr, m) {
   m.def(
       "init_rows_(Tensor(a!)[] weights, Tensor(b!)[] states, Tensor slots, Tensor ids, int seed, "
       "str distribution, float scale) -> ()");
-  m.def("gather_rows(Tensor[] weights, Tensor slots, int dim) -> Tensor");
   m.def(
-      "update_rows_(Tensor(a!)[] weights, Tensor(b!)[] states, Tensor slots, Tensor grads, "
-      "str optimizer, float lr, float eps) -> ()");
+      "gather_rows(Tensor[] weights, Tensor slots, int dim, Tensor? index, Tensor? offsets, "
+      "Tensor? factors) -> Tensor");
+  m.def(
+      "update_rows_(Tensor(a!)[] weights, Tensor(b!)[] states, Tensor slots, "
+      "Tensor table_offsets, Tensor grads, Tensor? index, Tensor? offsets, Tensor? factors, "
+      "str[] optimizers, float[] lrs, float[] eps) -> ()");
 
   // torchrec_gr/ops/pool_rows.py
   m.def("pool_rows(Tensor rows, Tensor index, Tensor? offsets, Tensor? weights) -> Tensor");

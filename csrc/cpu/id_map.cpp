@@ -2,6 +2,7 @@
 #include "embedding/id_map.h"
 
 #include <ATen/ATen.h>
+#include <sys/mman.h>
 #include <torch/library.h>
 
 #include <atomic>
@@ -103,12 +104,25 @@ void id_map_remove_(const at::Tensor& entries, at::TensorList chunk_ids,
                     "; the slots before it have been removed");
 }
 
+// On large pages where the system has them: entries are read here and there.
+at::Tensor zero_entries(int64_t capacity, const at::TensorOptions& options) {
+  at::Tensor entries = at::empty({capacity}, options);
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t kPage = 4096;
+  const auto begin = reinterpret_cast<uintptr_t>(entries.data_ptr());
+  const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
+  const uintptr_t last = (begin + entries.nbytes()) / kPage * kPage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+  return entries.zero_();
+}
+
 at::Tensor id_map_grow(const at::Tensor& entries, int64_t capacity) {
   const Places places = check_entries(entries);
   TORCH_CHECK_VALUE(is_capacity(capacity) && capacity > places.count(),
                     "capacity: expected a power of two over the ", places.count(),
                     " of entries, at most ", kMaxCapacity, "; got ", capacity);
-  at::Tensor larger = at::zeros({capacity}, entries.options());
+  at::Tensor larger = zero_entries(capacity, entries.options());
   grow(const_data_of_entries(entries), places, data_of_entries(larger), Places(capacity),
        parallel_for);
   return larger;

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "bags.h"
 #include "embedding/initial_values.h"
 #include "embedding/row_optimizers.h"
 #include "embedding_arguments.h"
@@ -75,60 +76,125 @@ void check_widths(const States& states, const int64_t* slots, int64_t num_slots,
   }
 }
 
-at::Tensor gather_rows(at::TensorList weights, const at::Tensor& slots, int64_t dim) {
+// Every slot once, where there is no index.
+CheckedBags check_reading(const std::optional<at::Tensor>& index,
+                          const std::optional<at::Tensor>& offsets,
+                          const std::optional<at::Tensor>& factors, int64_t num_slots) {
+  TORCH_CHECK_VALUE(index || (!offsets && !factors),
+                    "index: expected one beside offsets or factors, got none");
+  return check_bags(index ? *index : at::arange(num_slots), offsets, "factors", factors, num_slots);
+}
+
+at::Tensor gather_rows(at::TensorList weights, const at::Tensor& slots, int64_t dim,
+                       const std::optional<at::Tensor>& index,
+                       const std::optional<at::Tensor>& offsets,
+                       const std::optional<at::Tensor>& factors) {
   TORCH_CHECK_VALUE(dim >= 1, "dim: expected 1 or more, got ", dim);
   const auto chunks = check_chunks<const float>("weights", weights, dim, /*is_vector=*/false);
   const at::Tensor checked_slots = check_vector<int64_t>("slots", slots);
   const auto* rows = checked_slots.const_data_ptr<int64_t>();
-  const int64_t num = checked_slots.numel();
-  check_slots("slots", rows, num, chunks, /*may_be_none=*/true);
-  at::Tensor gathered = at::empty({num, dim}, slots.options().dtype(at::kFloat));
+  check_slots("slots", rows, checked_slots.numel(), chunks, /*may_be_none=*/true);
+  const CheckedBags checked = check_reading(index, offsets, factors, checked_slots.numel());
+  const Bags bags = checked.view();
+  at::Tensor gathered = at::empty({bags.num_bags, dim}, slots.options().dtype(at::kFloat));
   auto* to = gathered.mutable_data_ptr<float>();
-  const int64_t num_ahead = rows_of(kAhead, dim);
-  parallel_for(num, rows_of(kGrain, dim), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      chunks.prefetch(rows[std::min(i + num_ahead, end - 1)]);
-      if (rows[i] == kNoSlot) {
-        std::fill_n(to + i * dim, dim, 0.0f);
-      } else {
-        std::copy_n(chunks.row(rows[i]), dim, to + i * dim);
-      }
+  const std::vector<float> zeros(dim);
+  const int64_t floats = dim * bags.num_places / std::max<int64_t>(1, bags.num_bags);
+  const int64_t ahead = rows_of(kAhead, dim);
+  parallel_for(bags.num_bags, rows_of(kGrain, floats), [&](int64_t begin, int64_t end) {
+    const int64_t last = bags.end(end - 1);
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t first = bags.begin(b);
+      write_sum(
+          to + b * dim, bags.end(b) - first, dim,
+          [&](int64_t i) {
+            chunks.prefetch(rows[bags.index[std::min(first + i + ahead, last - 1)]]);
+            const int64_t slot = rows[bags.index[first + i]];
+            return slot == kNoSlot ? zeros.data() : chunks.row(slot);
+          },
+          [&](int64_t i) { return bags.factor(first + i); });
     }
   });
   return gathered;
 }
 
-Optimizer optimizer_of(std::string_view name) {
-  if (name == "sgd") return Optimizer::kSGD;
-  if (name == "adagrad") return Optimizer::kAdagrad;
-  if (name == "rowwise_adagrad") return Optimizer::kRowWiseAdagrad;
-  TORCH_CHECK_VALUE(false, "optimizer: expected sgd, adagrad or rowwise_adagrad, got ", name);
+// What is done to a table's rows; nothing for "none".
+std::optional<OptimizerStep> step_of(std::string_view name, double lr, double eps) {
+  const auto step = [&](Optimizer optimizer) {
+    return OptimizerStep{optimizer, static_cast<float>(lr), static_cast<float>(eps)};
+  };
+  if (name == "none") return std::nullopt;
+  if (name == "sgd") return step(Optimizer::kSGD);
+  if (name == "adagrad") return step(Optimizer::kAdagrad);
+  if (name == "rowwise_adagrad") return step(Optimizer::kRowWiseAdagrad);
+  TORCH_CHECK_VALUE(false, "optimizers: expected sgd, adagrad, rowwise_adagrad or none, got ",
+                    name);
+}
+
+// Of each table, once the arguments are found right.
+std::vector<std::optional<OptimizerStep>> check_steps(const std::vector<std::string>& optimizers,
+                                                      at::ArrayRef<double> lrs,
+                                                      at::ArrayRef<double> eps,
+                                                      int64_t num_tables) {
+  const auto check_size = [&](const char* name, size_t size) {
+    TORCH_CHECK_VALUE(static_cast<int64_t>(size) == num_tables, name, ": expected one for each of ",
+                      num_tables, " tables, got ", size);
+  };
+  check_size("optimizers", optimizers.size());
+  check_size("lrs", lrs.size());
+  check_size("eps", eps.size());
+  std::vector<std::optional<OptimizerStep>> steps;
+  for (int64_t t = 0; t < num_tables; ++t) steps.push_back(step_of(optimizers[t], lrs[t], eps[t]));
+  return steps;
 }
 
 void update_rows_(at::TensorList weights, at::TensorList states, const at::Tensor& slots,
-                  const at::Tensor& grads, std::string_view optimizer, double lr, double eps) {
-  const OptimizerStep step{optimizer_of(optimizer), static_cast<float>(lr),
-                           static_cast<float>(eps)};
+                  const at::Tensor& table_offsets, const at::Tensor& grads,
+                  const std::optional<at::Tensor>& index, const std::optional<at::Tensor>& offsets,
+                  const std::optional<at::Tensor>& factors,
+                  const std::vector<std::string>& optimizers, at::ArrayRef<double> lrs,
+                  at::ArrayRef<double> eps) {
   TORCH_CHECK_VALUE(grads.dim() == 2 && grads.size(1) >= 1 && grads.scalar_type() == at::kFloat,
-                    "grads: expected [n, D >= 1] float32, got ", described(grads));
+                    "grads: expected [n, D] float32, D at least 1, got ", described(grads));
+  check_on_cpu("grads", grads);
   const int64_t width = grads.size(1);
   const auto weight_rows = check_chunks<float>("weights", weights, width, /*is_vector=*/false);
   const States state_rows = check_states(states, weight_rows);
-  const at::Tensor checked_slots = check_vector<int64_t>("slots", slots, grads.size(0));
+  const at::Tensor checked_slots = check_vector<int64_t>("slots", slots);
   const auto* rows = checked_slots.const_data_ptr<int64_t>();
-  check_slots("slots", rows, grads.size(0), weight_rows, /*may_be_none=*/true);
-  check_widths(state_rows, rows, grads.size(0), step.state_width(width), optimizer);
+  const int64_t num_rows = checked_slots.numel();
+  check_slots("slots", rows, num_rows, weight_rows, /*may_be_none=*/true);
+  const at::Tensor bounds = check_offsets("table_offsets", table_offsets, "slots", num_rows);
+  const auto* of_table = bounds.const_data_ptr<int64_t>();
+  const auto steps = check_steps(optimizers, lrs, eps, bounds.numel() - 1);
+  for (size_t t = 0; t < steps.size(); ++t) {
+    if (!steps[t]) continue;
+    check_widths(state_rows, rows + of_table[t], of_table[t + 1] - of_table[t],
+                 steps[t]->state_width(width), optimizers[t]);
+  }
+  const CheckedBags checked = check_reading(index, offsets, factors, num_rows);
+  const Bags bags = checked.view();
+  TORCH_CHECK_VALUE(grads.size(0) == bags.num_bags, "grads: expected one row for each of the ",
+                    bags.num_bags, " that were read, got ", described(grads));
   const at::Tensor dense = grads.contiguous();
   const auto* grad = dense.const_data_ptr<float>();
-  const int64_t num_ahead = rows_of(kAhead, width);
-  parallel_for(grads.size(0), rows_of(kGrain, width), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t ahead = rows[std::min(i + num_ahead, end - 1)];
-      weight_rows.prefetch(ahead);
-      state_rows.prefetch(ahead);
-      if (rows[i] == kNoSlot) continue;
-      step.update(weight_rows.row(rows[i]), state_rows.row(rows[i]), grad + i * width, width);
-    }
+  const PlacesOfRows places(bags, num_rows);
+  const int64_t distance = rows_of(kAhead, width);
+  parallel_for(places.work(), rows_of(kGrain, width), [&](int64_t begin, int64_t end) {
+    std::vector<float> sum(width);
+    places.for_share(begin, end, [&](int64_t first, int64_t last) {
+      size_t table = 0;
+      for (int64_t r = first; r < last; ++r) {
+        while (r >= of_table[table + 1]) ++table;
+        const int64_t ahead = std::min(r + distance, last - 1);
+        weight_rows.prefetch(rows[ahead]);
+        state_rows.prefetch(rows[ahead]);
+        if (rows[r] == kNoSlot || !steps[table]) continue;
+        places.prefetch(std::min(r + 4, last - 1), grad, width);
+        places.sum(r, grad, width, sum.data());
+        steps[table]->update(weight_rows.row(rows[r]), state_rows.row(rows[r]), sum.data(), width);
+      }
+    });
   });
 }
 

@@ -85,7 +85,7 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
         ),
         (
             (torch.zeros(3, 2), torch.zeros(4).long(), None, torch.zeros(3)),
-            "weights: expected [4] float32, one for each of index, got [3]",
+            "weights: expected [4] float32, got [3]",
         ),
     ],
 )

@@ -93,7 +93,11 @@ JAGGED = torch.tensor([0, 2, 2, 3]), torch.tensor([0, 1, 2, 2], dtype=torch.int3
 
 Samples = Callable[[], list[tuple[Any, ...]]]
 SAMPLES: dict[str, Samples] = {
-    "gather_rows": lambda: [(_weights_and_states()[0], SLOTS, 4), ([], SLOTS[:0], 4)],
+    "gather_rows": lambda: [
+        (_weights_and_states()[0], SLOTS, 4, None, None, None),
+        (_weights_and_states()[0], SLOTS, 4, torch.tensor([2, 2]), torch.tensor([0, 2]), None),
+        ([], SLOTS[:0], 4, None, None, None),
+    ],
     "group_requests": lambda: [
         (torch.tensor([1, 2, 1, 2, 3]), torch.tensor([0, 2, 4, 5]), 7),
         (torch.tensor([[1, 5], [1, 6]], dtype=torch.int32), torch.tensor([0, 1, 1, 2]), 7),
@@ -124,7 +128,14 @@ SAMPLES: dict[str, Samples] = {
     "touch_rows_": lambda: [(_seen(), SLOTS, torch.tensor([1, 0, 2]), 5)],
     "unique_ids": lambda: [(*OF_TWO_TABLES, None), (*OF_TWO_TABLES, torch.tensor([1, 0, 2]))],
     "update_rows_": lambda: [
-        (*_weights_and_states(), SLOTS, torch.ones(3, 4), "rowwise_adagrad", 0.1, 1e-8)
+        (
+            *_weights_and_states(),
+            SLOTS,
+            torch.tensor([0, 3]),
+            torch.ones(3, 4),
+            *(None, None, None),
+            *(["rowwise_adagrad"], [0.1], [1e-8]),
+        )
     ],
 }
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchrec_gr.ops import gather_rows, init_rows_, update_rows_
+from torchrec_gr.ops.pool_rows_reference import pool_rows_reference
 from torchrec_gr.ops.table_rows_reference import (
     gather_rows_reference,
     initial_values,
@@ -41,6 +42,20 @@ def _slots(num: int, with_none: bool = True) -> Tensor:
     return slots
 
 
+def _update(
+    weights: list[Tensor],
+    states: list[Tensor],
+    slots: Tensor,
+    grads: Tensor,
+    optimizer: str,
+    lr: float,
+    eps: float,
+) -> None:
+    """Of one table, each row read once."""
+    offsets = torch.tensor([0, slots.numel()])
+    update_rows_(weights, states, slots, offsets, grads, [optimizer], [lr], [eps])
+
+
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("num", [0, 1, 50])
 def test_gather(dim: int, num: int) -> None:
@@ -68,7 +83,7 @@ def test_gather_without_chunks() -> None:
 def test_update(dim: int, optimizer: str) -> None:
     slots, grads = _slots(60), torch.randn(60, dim)
     actual, expected = ((_weights(dim), _states(optimizer, dim)) for _ in range(2))
-    update_rows_(*actual, slots, grads, optimizer, 0.1, 1e-3)
+    _update(*actual, slots, grads, optimizer, 0.1, 1e-3)
     update_rows_reference(*expected, slots, grads, optimizer, 0.1, 1e-3)
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
     untouched = torch.ones(SIZES[3], dtype=torch.bool)
@@ -76,12 +91,65 @@ def test_update(dim: int, optimizer: str) -> None:
     assert torch.equal(actual[0][3][untouched], expected[0][3][untouched])
 
 
+def _bags(kind: str, num_rows: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """300 places of rows, alone, in uneven bags, or with factors there."""
+    draw = torch.Generator().manual_seed(3)
+    index = torch.randint(num_rows, (300,), generator=draw)
+    cuts = torch.randint(301, (40,), generator=draw).sort().values
+    offsets = torch.cat([torch.tensor([0]), cuts, torch.tensor([300])])
+    factors = torch.rand(300, generator=draw)
+    return index, None if kind == "alone" else offsets, factors if kind == "factors" else None
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("kind", ["alone", "bags", "factors"])
+def test_gather_reads_by_index_and_sums_bags(dim: int, kind: str) -> None:
+    weights, slots, reading = _weights(dim), _slots(60), _bags(kind, 60)
+    expected = pool_rows_reference(gather_rows_reference(weights, slots, dim), *reading)
+    torch.testing.assert_close(gather_rows(weights, slots, dim, *reading), expected)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("kind", ["alone", "bags", "factors"])
+def test_update_sums_what_was_read(dim: int, kind: str) -> None:
+    """Of three tables, each with an optimizer of its own, or none."""
+    slots, (index, offsets, factors) = _slots(60, with_none=False), _bags(kind, 60)
+    slots = slots[(slots >> 16).argsort(stable=True)]
+    table_offsets = torch.searchsorted(slots >> 16, torch.tensor([0, 1, 3, 4]))
+    names, lrs = ["adagrad", "none", "rowwise_adagrad"], [0.1, 0.2, 0.3]
+    kinds = ["adagrad", "sgd", "sgd", "rowwise_adagrad"]
+    actual, expected = (
+        (_weights(dim), [_states(kinds[chunk], dim)[chunk] for chunk in range(4)]) for _ in range(2)
+    )
+    grads = torch.randn(300 if offsets is None else len(offsets) - 1, dim)
+    update_rows_(
+        *actual,
+        slots,
+        table_offsets,
+        grads,
+        names,
+        lrs,
+        [1e-3] * 3,
+        index=index,
+        offsets=offsets,
+        factors=factors,
+    )
+    rows = torch.zeros(60, dim, requires_grad=True)
+    pool_rows_reference(rows, index, offsets, factors).backward(grads)
+    assert rows.grad is not None
+    for table, (name, lr) in enumerate(zip(names, lrs, strict=True)):
+        part = slice(int(table_offsets[table]), int(table_offsets[table + 1]))
+        if name != "none":
+            update_rows_reference(*expected, slots[part], rows.grad[part], name, lr, 1e-3)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_chunks_of_different_optimizers() -> None:
     """Those that have no row among the slots are not asked for their states."""
     weights = [torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 3)]
     states = [torch.ones(2), torch.ones(2, 3), torch.ones(2, 0)]
     for chunk, optimizer in enumerate(["rowwise_adagrad", "adagrad", "sgd"]):
-        update_rows_(
+        _update(
             weights, states, torch.tensor([chunk << 16 | 1]), torch.ones(1, 3), optimizer, 0.1, 0.0
         )
         assert (weights[chunk][0] == 1).all()
@@ -92,12 +160,12 @@ def test_chunks_of_different_optimizers() -> None:
     init_rows_(weights, states, every, every, 0, "uniform", 0.0)
     assert [s[0].sum().item() for s in states] == [0, 0, 0]
     with pytest.raises(ValueError, match=r"^states: expected 1 values a row for rowwise_adagrad"):
-        update_rows_(weights, states, every, torch.ones(3, 3), "rowwise_adagrad", 0.1, 0.0)
+        _update(weights, states, every, torch.ones(3, 3), "rowwise_adagrad", 0.1, 0.0)
 
 
 def test_update_of_a_fresh_row_with_no_gradient_stays_finite() -> None:
     weights, states = [torch.ones(1, 4)], [torch.zeros(1)]
-    update_rows_(weights, states, torch.tensor([0]), torch.zeros(1, 4), "rowwise_adagrad", 1, 1e-8)
+    _update(weights, states, torch.tensor([0]), torch.zeros(1, 4), "rowwise_adagrad", 1, 1e-8)
     assert torch.equal(weights[0], torch.ones(1, 4))
 
 
@@ -177,7 +245,7 @@ def test_same_bits_on_any_number_of_threads() -> None:
     def run(optimizer: str) -> list[Tensor]:
         weights, states = _weights(dim), _states(optimizer, dim)
         init_rows_(weights, states, slots[::2], slots[::2], 5, "normal", 1.0)
-        update_rows_(weights, states, slots, grads, optimizer, 0.1, 1e-8)
+        _update(weights, states, slots, grads, optimizer, 0.1, 1e-8)
         return [gather_rows(weights, slots, dim), *weights, *states]
 
     threads = torch.get_num_threads()
@@ -231,16 +299,16 @@ def test_gather_names_the_wrong_argument(
         ("grads", STATES, SLOTS, GRADS.double(), "rowwise_adagrad"),
         ("grads", STATES, SLOTS, GRADS.flatten(), "rowwise_adagrad"),
         ("grads", STATES, SLOTS, GRADS[:, :0], "rowwise_adagrad"),
-        ("slots", STATES, SLOTS[:1], GRADS, "rowwise_adagrad"),
+        ("grads", STATES, SLOTS[:1], GRADS, "rowwise_adagrad"),
         ("slots", STATES, torch.tensor([0, 4]), GRADS, "rowwise_adagrad"),
-        ("optimizer", STATES, SLOTS, GRADS, "adam"),
+        ("optimizers", STATES, SLOTS, GRADS, "adam"),
     ],
 )
 def test_update_names_the_wrong_argument(
     name: str, states: list[Tensor], slots: Tensor, grads: Tensor, optimizer: str
 ) -> None:
     with pytest.raises(ValueError, match=f"^{name}: expected "):
-        update_rows_(WEIGHTS, states, slots, grads, optimizer, 0.1, 1e-8)
+        _update(WEIGHTS, states, slots, grads, optimizer, 0.1, 1e-8)
     assert all((w == 1).all() for w in WEIGHTS)
     assert all((s == 1).all() for s in STATES)
 
@@ -264,3 +332,38 @@ def test_init_names_the_wrong_argument(
     with pytest.raises(ValueError, match=f"^{name}: expected "):
         init_rows_(WEIGHTS, states, slots, ids, 0, distribution, scale)
     assert all((w == 1).all() for w in WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("index", {"offsets": torch.tensor([0, 2])}),
+        ("index", {"factors": torch.ones(2)}),
+        ("index", {"index": torch.tensor([0, 2])}),
+        ("index", {"index": torch.tensor([-1, 0])}),
+        ("index", {"index": torch.tensor([0, 1]).int()}),
+        ("offsets", {"index": torch.tensor([0, 1]), "offsets": torch.tensor([0, 3])}),
+        ("factors", {"index": torch.tensor([0, 1]), "factors": torch.ones(3)}),
+    ],
+)
+def test_what_is_read_is_checked(name: str, arguments: dict[str, Tensor]) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: expected "):
+        gather_rows(WEIGHTS, SLOTS, 2, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "offsets", "optimizers", "lrs", "eps"),
+    [
+        ("table_offsets", [0, 3], ["sgd"], [0.1], [0.0]),
+        ("optimizers", [0, 2], [], [0.1], [0.0]),
+        ("lrs", [0, 2], ["none"], [], [0.0]),
+        ("eps", [0, 2], ["none"], [0.1], []),
+        ("grads", [0, 2], ["none"], [0.1], [0.0]),
+    ],
+)
+def test_tables_are_checked(
+    name: str, offsets: list[int], optimizers: list[str], lrs: list[float], eps: list[float]
+) -> None:
+    grads = GRADS[:1] if name == "grads" else GRADS
+    with pytest.raises(ValueError, match=f"^{name}: expected "):
+        update_rows_(WEIGHTS, STATES, SLOTS, torch.tensor(offsets), grads, optimizers, lrs, eps)

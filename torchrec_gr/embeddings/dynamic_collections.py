@@ -31,7 +31,7 @@ class _Collection(nn.Module, Generic[Config]):
             raise ValueError(f"expected at least one table, each of its own name, got {names}")
         self._configs = list(tables)
         self._lookup = DynamicLookup(tables)
-        self._features = TableFeatures(self._lookup.configs_by_group(), tables)
+        self._features = self.features_of(self._lookup)
 
     def configs(self) -> list[Config]:
         """The tables' configurations."""
@@ -41,14 +41,17 @@ class _Collection(nn.Module, Generic[Config]):
         """The tables."""
         return self._lookup.tables
 
-    def _distinct(self, kjt: KeyedJaggedTensor) -> FeatureIds:
+    def features_of(self, lookup: DynamicLookup) -> TableFeatures:
+        """How this collection's features read the tables of a look-up."""
+        raise NotImplementedError
+
+    def _read(self, kjt: KeyedJaggedTensor) -> tuple[FeatureIds, list[Tensor]]:
         for table in self._lookup.tables:
             table.use_optimizer(applied_optimizer(table.weight))
-        return self._features.distinct(kjt)
-
-    def _rows(self, batch: FeatureIds, index: Sequence[Tensor | None]) -> list[Tensor]:
-        training = self.training
-        return self._lookup(batch.ids, batch.offsets, batch.counts, index, training=training)
+        batch = self._features.distinct(kjt)
+        readings, training = self._features.readings(batch), self.training
+        ids = batch.ids, batch.offsets, batch.counts
+        return batch, self._lookup(*ids, readings, training=training)
 
 
 class DynamicEmbeddingCollection(_Collection[DynamicEmbeddingConfig]):
@@ -85,10 +88,11 @@ class DynamicEmbeddingCollection(_Collection[DynamicEmbeddingConfig]):
 
     def forward(self, features: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
         """The rows of each feature's values."""
-        batch = self._distinct(features)
-        return self._features.sequences(
-            batch, self._rows(batch, self._features.index_by_group(batch))
-        )
+        return self._features.sequences(*self._read(features))
+
+    def features_of(self, lookup: DynamicLookup) -> TableFeatures:
+        """How this collection's features read the tables of a look-up."""
+        return TableFeatures(lookup.configs_by_group(), self._configs, pooled=False)
 
 
 class DynamicEmbeddingBagCollection(_Collection[DynamicEmbeddingBagConfig]):
@@ -112,11 +116,11 @@ class DynamicEmbeddingBagCollection(_Collection[DynamicEmbeddingBagConfig]):
     def __init__(
         self, tables: Sequence[DynamicEmbeddingBagConfig], is_weighted: bool = False
     ) -> None:
-        super().__init__(tables)
         means = [table.name for table in tables if table.pooling == PoolingType.MEAN]
         if is_weighted and means:
             raise ValueError(f"tables {means} pool means, which have no weights: pool sums")
         self._is_weighted = is_weighted
+        super().__init__(tables)
         self.embedding_bags = self._lookup.as_modules()
 
     def embedding_bag_configs(self) -> list[DynamicEmbeddingBagConfig]:
@@ -129,7 +133,9 @@ class DynamicEmbeddingBagCollection(_Collection[DynamicEmbeddingBagConfig]):
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
         """The pooled rows of each feature's bags."""
-        batch = self._distinct(features)
-        index = self._features.index_by_group(batch)
-        rows = self._rows(batch, [None] * len(index))
-        return self._features.bags(batch, rows, index, self._is_weighted)
+        return self._features.bags(*self._read(features))
+
+    def features_of(self, lookup: DynamicLookup) -> TableFeatures:
+        """How this collection's features read the tables of a look-up."""
+        groups, weighted = lookup.configs_by_group(), self._is_weighted
+        return TableFeatures(groups, self._configs, pooled=True, weighted=weighted)

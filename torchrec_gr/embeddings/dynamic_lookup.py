@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torchrec_gr.embeddings.dynamic_config import DynamicEmbeddingConfig
 from torchrec_gr.embeddings.dynamic_table import DynamicTable
 from torchrec_gr.embeddings.id_router import IdRouter
-from torchrec_gr.embeddings.table_group import TableGroup
-from torchrec_gr.ops import sum_rows
+from torchrec_gr.embeddings.table_group import Reading, TableGroup
 
 
 class DynamicLookup:
@@ -49,37 +48,37 @@ class DynamicLookup:
         ids: Tensor,
         offsets: Tensor,
         counts: Tensor,
-        index: Sequence[Tensor | None],
+        readings: Sequence[Reading],
         *,
         training: bool,
     ) -> list[Tensor]:
-        """The rows of a batch's ids, as often as they are wanted.
+        """The rows of a batch's ids, as it reads them.
 
         Args:
             ids: [n] int64, table by table in the order of `tables`, those of a table different from
                 each other.
             offsets: [tables + 1] int64.
             counts: [n] int64, how often each is in the batch.
-            index: of each group [m] int64: places among the group's ids; None: each id once.
+            readings: of each group: how its ids' rows are read.
             training: count the ids and give rows to new ones; otherwise they read zeros.
 
         Returns:
-            Of each group [m, dim] float32. In the backward pass each id's gradients are summed, and
-            its row takes one step of its table's optimizer.
+            Of each group [ids, places or bags, dim] float32. In the backward pass each id's
+            gradients are summed, and its row takes one step of its table's optimizer.
 
         Raises:
             ValueError: the ids need more rows than a table's budget allows.
         """
         step = max(int(table.step) for table in self.tables) + 1
         rows, first = [], 0
-        for group, places in zip(self.groups, index, strict=True):
+        for group, reading in zip(self.groups, readings, strict=True):
             last = first + len(group.configs)
             bounds = offsets[first : last + 1]
             part = slice(int(bounds[0]), int(bounds[-1]))
             asked = ids[part], bounds - bounds[0]
             slots = group.assign(*asked, counts[part], step) if training else group.find(*asked)
             weights = [table.weight for table in self.tables[first:last]]
-            rows.append(_ReadRows.apply(group, slots, places, *asked, *weights))
+            rows.append(_ReadRows.apply(group, slots, *asked, *reading, *weights))
             first = last
         if training:
             for table in self.tables:
@@ -95,25 +94,24 @@ class _ReadRows(torch.autograd.Function):
         ctx: Any,
         group: TableGroup,
         slots: Tensor,
-        index: Tensor | None,
         ids: Tensor,
         offsets: Tensor,
+        index: Tensor | None,
+        bags: Tensor | None,
+        factors: Tensor | None,
         *weights: Tensor,
     ) -> Tensor:
-        """[m, dim] the rows of slots[index], or of slots; `weights` say which tables train."""
+        """What `TableGroup.gather` gives; `weights` only say which tables are trained."""
         ctx.group, ctx.num_removals = group, group.rows.num_removals
-        ctx.save_for_backward(slots, index, ids, offsets)
-        return group.gather(slots if index is None else slots[index])
+        ctx.save_for_backward(slots, ids, offsets, index, bags, factors)
+        return group.gather(slots, Reading(index, bags, factors))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
         """Steps the optimizers of the tables whose weights require gradients."""
-        slots, index, ids, offsets = ctx.saved_tensors
-        group, trained = ctx.group, ctx.needs_input_grad[5:]
+        slots, ids, offsets, *reading = ctx.saved_tensors
+        group, trained = ctx.group, ctx.needs_input_grad[7:]
         if group.rows.num_removals != ctx.num_removals:
             slots = group.find(ids, offsets)  # a batch in between has evicted some
-        (grad,) = grads
-        if index is not None:
-            grad = sum_rows(grad, index, num_rows=len(slots))
-        group.update(slots, offsets, grad.contiguous(), trained)
+        group.update(slots, offsets, grads[0], trained, Reading(*reading))
         return (None,) * len(ctx.needs_input_grad)

@@ -15,6 +15,7 @@ from torchrec.distributed.embedding_types import EmbeddingComputeKernel, KJTList
 from torchrec.distributed.types import (
     Awaitable,
     LazyAwaitable,
+    LazyNoWait,
     ModuleSharder,
     NoWait,
     ShardedModule,
@@ -31,9 +32,10 @@ from torchrec_gr.embeddings.dynamic_collections import (
 )
 from torchrec_gr.embeddings.dynamic_lookup import DynamicLookup
 from torchrec_gr.embeddings.dynamic_table import DynamicTable
-from torchrec_gr.embeddings.feature_ids import FeatureIds, TableFeatures
+from torchrec_gr.embeddings.feature_ids import FeatureIds
 from torchrec_gr.embeddings.id_router import IdRouter
 from torchrec_gr.embeddings.row_optimizer import RowOptimizer, applied_optimizer
+from torchrec_gr.embeddings.table_group import Reading
 from torchrec_gr.ops import pool_rows, route_ids, unique_ids
 
 Collection = DynamicEmbeddingCollection | DynamicEmbeddingBagCollection
@@ -101,12 +103,12 @@ class ShardedDynamicCollection(
         if group is None:
             raise ValueError("dynamic collections are sharded over a process group: start one")
         self._group: dist.ProcessGroup = group
-        self._device = device
+        self.device = device
         self._deduplicate_requests = deduplicate_requests
         self._deduplicate_owned = deduplicate_owned
         self._router = IdRouter(group)
         self._lookup = DynamicLookup(module.configs(), self._router)
-        self._features = TableFeatures(self._lookup.configs_by_group(), module.configs())
+        self._features = module.features_of(self._lookup)
         self.num_exchanged_bytes = 0
         num_tables = len(self._lookup.tables)
         # In lists, so that their buffers are not in the state dict, and under TorchRec's names:
@@ -141,7 +143,7 @@ class ShardedDynamicCollection(
             lengths=lengths.to(torch.int32),
         )
         (ids_dist,) = self._input_dists
-        return KJTListSplitsAwaitable([ids_dist._dist(ids.to(self._device))], ctx)
+        return KJTListSplitsAwaitable([ids_dist._dist(ids.to(self.device))], ctx)
 
     def compute(self, ctx: _Step, dist_input: KJTList) -> list[Tensor]:
         """Of each group of tables, the rows of the ids that came here, sender by sender."""
@@ -165,8 +167,8 @@ class ShardedDynamicCollection(
         ids, offsets, counts = ctx.batch.ids, ctx.batch.offsets, ctx.batch.counts
         if not self._deduplicate_requests:
             return self._look_up(ids, counts, offsets.diff().unsqueeze(1))
-        each_once = [None] * len(self._lookup.groups)
-        return self._lookup(ids, offsets, counts, each_once, training=self.training)
+        readings = self._features.readings(ctx.batch)
+        return self._lookup(ids, offsets, counts, readings, training=self.training)
 
     def _look_up(self, ids: Tensor, counts: Tensor, num_ids: Tensor) -> list[Tensor]:
         """Of each group [ids, dim], sender by sender, for ids that come table by table.
@@ -179,37 +181,36 @@ class ShardedDynamicCollection(
         offsets = nn.functional.pad(num_ids.sum(1).cumsum(0), (1, 0))
         ids, offsets, inverse, counts = unique_ids(ids, offsets, counts)
         size = num_ids.shape[1]
-        index, first = [], 0
+        readings, first = [], 0
         for group in self._lookup.groups:
             last = first + len(group.configs)
             by_sender = [t * size + s for s in range(size) for t in range(first, last)]
             _, places, _ = torch.ops.fbgemm.permute_2D_sparse_data(
                 torch.tensor(by_sender, dtype=torch.int32), num_ids.view(-1, 1), inverse
             )
-            index.append(places - offsets[first])
+            readings.append(Reading(places - offsets[first]))
             first = last
-        return self._lookup(ids, offsets, counts, index, training=self.training)
+        return self._lookup(ids, offsets, counts, readings, training=self.training)
 
     def output_dist(self, ctx: _Step, output: list[Tensor]) -> LazyAwaitable[Output]:
         """Sends the rows back and gives them to the batch's features."""
         assert ctx.batch is not None
         if ctx.order is None:
-            here = [NoWait(rows.to(self._device)) for rows in output]
-            return _RowsAwaitable(self, ctx.batch, here, self._features.index_by_group(ctx.batch))
+            return LazyNoWait(self.finish(ctx.batch, [rows.to(self.device) for rows in output]))
         assert ctx.num_sent is not None
         assert ctx.num_received is not None
         size = self._group.size()
-        waiting, index, first = [], [], 0
+        waiting, readings, first = [], [], 0
         (send_back,) = self._output_dists
-        places = self._features.index_by_group(ctx.batch)
-        for group, rows, of_values in zip(self._lookup.groups, output, places, strict=True):
+        of_ids = self._features.readings(ctx.batch)
+        for group, rows, reading in zip(self._lookup.groups, output, of_ids, strict=True):
             last = first + len(group.configs)
             num_sent = ctx.num_sent[:, first:last].sum(1)
             num_received = ctx.num_received[first:last].sum(0)
             waiting.append(
                 send_back(
-                    local_embs=rows.to(self._device),
-                    lengths=num_received.view(1, size).to(self._device),
+                    local_embs=rows.to(self.device),
+                    lengths=num_received.view(1, size).to(self.device),
                     input_splits=num_sent.tolist(),
                     output_splits=num_received.tolist(),
                 )
@@ -218,18 +219,18 @@ class ShardedDynamicCollection(
             sent = ctx.order[(ctx.order >= begin) & (ctx.order < end)] - begin
             place = torch.empty_like(sent)
             place[sent] = torch.arange(len(sent))
-            index.append(place[of_values].to(self._device))
+            readings.append(reading._replace(places=place[reading.places]))
             self._count_bytes(num_sent, num_received, group.dim)
             first = last
-        return _RowsAwaitable(self, ctx.batch, waiting, index)
+        return _RowsAwaitable(self, ctx.batch, waiting, readings)
 
     def sharded_parameter_names(self, prefix: str = "") -> Iterator[str]:
         """Of all parameters and buffers: none is replicated."""
         for names in (self.named_parameters(prefix), self.named_buffers(prefix)):
             yield from (name for name, _ in names)
 
-    def finish(self, batch: FeatureIds, rows: Sequence[Tensor], index: Sequence[Tensor]) -> Output:
-        """The rows of the batch's features, as the unsharded collection gives them."""
+    def finish(self, batch: FeatureIds, rows: Sequence[Tensor]) -> Output:
+        """What the unsharded collection gives, from each group's rows, or sums of bags."""
         raise NotImplementedError
 
     def _count_bytes(self, num_sent: Tensor, num_received: Tensor, dim: int) -> None:
@@ -271,11 +272,9 @@ class ShardedDynamicEmbeddingCollection(ShardedDynamicCollection[dict[str, Jagge
         self.embeddings = self._lookup.as_modules()
         self.load_state_dict(module.state_dict())
 
-    def finish(
-        self, batch: FeatureIds, rows: Sequence[Tensor], index: Sequence[Tensor]
-    ) -> dict[str, JaggedTensor]:
+    def finish(self, batch: FeatureIds, rows: Sequence[Tensor]) -> dict[str, JaggedTensor]:
         """The rows of each feature's values."""
-        return self._features.sequences(batch, list(map(pool_rows, rows, index)))
+        return self._features.sequences(batch, rows)
 
     @property
     def unsharded_module_type(self) -> type[DynamicEmbeddingCollection]:
@@ -294,15 +293,12 @@ class ShardedDynamicEmbeddingBagCollection(ShardedDynamicCollection[KeyedTensor]
         **deduplicate: bool,
     ) -> None:
         super().__init__(module, env, device, **deduplicate)
-        self._is_weighted = module.is_weighted()
         self.embedding_bags = self._lookup.as_modules()
         self.load_state_dict(module.state_dict())
 
-    def finish(
-        self, batch: FeatureIds, rows: Sequence[Tensor], index: Sequence[Tensor]
-    ) -> KeyedTensor:
+    def finish(self, batch: FeatureIds, rows: Sequence[Tensor]) -> KeyedTensor:
         """The pooled rows of each feature's bags."""
-        return self._features.bags(batch, rows, index, self._is_weighted)
+        return self._features.bags(batch, rows)
 
     @property
     def unsharded_module_type(self) -> type[DynamicEmbeddingBagCollection]:
@@ -411,14 +407,17 @@ class _RowsAwaitable(LazyAwaitable[Output]):
         module: ShardedDynamicCollection[Output],
         batch: FeatureIds,
         rows: Sequence[Awaitable[Tensor]],
-        index: Sequence[Tensor],
+        readings: Sequence[Reading],
     ) -> None:
         super().__init__()
-        self._module, self._batch, self._rows, self._index = module, batch, rows, index
+        self._module, self._batch, self._rows, self._readings = module, batch, rows, readings
 
     def _wait_impl(self) -> Output:
-        rows = [
-            part.wait().view(-1, group.dim)
-            for part, group in zip(self._rows, self._module._lookup.groups, strict=True)
-        ]
-        return self._module.finish(self._batch, rows, self._index)
+        groups = self._module._lookup.groups
+        read = []
+        for waiting, group, reading in zip(self._rows, groups, self._readings, strict=True):
+            rows = waiting.wait().view(-1, group.dim).cpu()
+            assert reading.places is not None
+            pooled = pool_rows(rows, reading.places, reading.bags, reading.factors)
+            read.append(pooled.to(self._module.device))
+        return self._module.finish(self._batch, read)

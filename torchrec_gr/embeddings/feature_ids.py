@@ -15,7 +15,8 @@ from torchrec_gr.embeddings.dynamic_config import (
     DynamicEmbeddingBagConfig,
     DynamicEmbeddingConfig,
 )
-from torchrec_gr.ops import pool_rows, unique_ids
+from torchrec_gr.embeddings.table_group import Reading
+from torchrec_gr.ops import unique_ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +44,19 @@ class TableFeatures:
     Args:
         groups: the tables' configurations.
         tables: the same in the user's order.
+        pooled: whether a feature's values are summed in bags.
+        weighted: whether they count by their weights there.
     """
 
     def __init__(
         self,
         groups: Sequence[Sequence[DynamicEmbeddingConfig]],
         tables: Sequence[DynamicEmbeddingConfig],
+        *,
+        pooled: bool = False,
+        weighted: bool = False,
     ) -> None:
+        self._pooled, self._weighted = pooled, weighted
         names_by_table = get_embedding_names_by_table(list(tables))  # type: ignore[arg-type]
         names = {table.name: n for table, n in zip(tables, names_by_table, strict=True)}
         merged = [table for group in groups for table in group]
@@ -84,13 +91,25 @@ class TableFeatures:
             return FeatureIds(features, *unique_ids(ids, offsets))
         return FeatureIds(features, ids, offsets, torch.arange(len(ids)), torch.ones_like(ids))
 
-    def index_by_group(self, batch: FeatureIds) -> list[Tensor]:
-        """Of each group [values], the place of each value's id among the group's ids."""
-        sizes = self._values_by_group(batch.features)
+    def readings(self, batch: FeatureIds) -> list[Reading]:
+        """Of each group, how the rows of its ids are read for its features' values, or bags."""
+        features = batch.features
+        sizes = self._values_by_group(features)
         first_tables = torch.tensor([0, *self._num_tables]).cumsum(0)[:-1]
         firsts = batch.offsets[first_tables].tolist()
-        parts = batch.inverse.split(sizes)
-        return [part - first for part, first in zip(parts, firsts, strict=True)]
+        index = [
+            part - first for part, first in zip(batch.inverse.split(sizes), firsts, strict=True)
+        ]
+        if not self._pooled:
+            return [Reading(places) for places in index]
+        stride = features.stride()
+        lengths = features.lengths().to(torch.int64)
+        bags = [
+            torch.ops.fbgemm.asynchronous_complete_cumsum(part)
+            for part in lengths.split([num * stride for num in self._num_features])
+        ]
+        factors = features.weights().split(sizes) if self._weighted else [None] * len(sizes)
+        return [Reading(*reading) for reading in zip(index, bags, factors, strict=True)]
 
     def sequences(self, batch: FeatureIds, values: Sequence[Tensor]) -> dict[str, JaggedTensor]:
         """Of each feature, the rows of its values.
@@ -112,31 +131,20 @@ class TableFeatures:
             first = last
         return {name: found[name] for name in self._names_in_order}
 
-    def bags(
-        self, batch: FeatureIds, rows: Sequence[Tensor], index: Sequence[Tensor], weighted: bool
-    ) -> KeyedTensor:
+    def bags(self, batch: FeatureIds, sums: Sequence[Tensor]) -> KeyedTensor:
         """Of each feature, the pooled rows of its bags.
 
         Args:
             batch: what was asked for.
-            rows: of each group [n, dim].
-            index: of each group [values]: which of its rows each value has.
-            weighted: whether the values' weights count.
+            sums: of each group [bags, dim], the summed rows of its features' bags.
         """
-        features, stride = batch.features, batch.features.stride()
-        sizes = [len(places) for places in index]
-        weights = features.weights().split(sizes) if weighted else [None] * len(sizes)
-        lengths = features.lengths().view(len(self._names), stride).to(torch.int64)
+        stride = batch.features.stride()
+        lengths = batch.features.lengths().view(len(self._names), stride)
         found: dict[str, Tensor] = {}
         first = 0
-        for num, *group in zip(self._num_features, rows, index, weights, strict=True):
-            group_rows, places, factors = group
-            dim = group_rows.shape[1]
-            bags = torch.ops.fbgemm.asynchronous_complete_cumsum(
-                lengths[first : first + num].flatten()
-            )
-            pooled = pool_rows(group_rows, places, bags, factors).view(num, stride, dim)
-            found |= zip(self._names[first : first + num], pooled, strict=True)
+        for num, group_sums in zip(self._num_features, sums, strict=True):
+            names = self._names[first : first + num]
+            found |= zip(names, group_sums.view(num, stride, group_sums.shape[1]), strict=True)
             first += num
         for name, num_values in zip(self._names, lengths, strict=True):
             if name in self._means:

@@ -4,18 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchrec_gr.embeddings.dynamic_config import DynamicEmbeddingConfig
 from torchrec_gr.embeddings.id_slots import IdSlots, by_chunk
+from torchrec_gr.embeddings.large_pages import zeros_on_large_pages
 from torchrec_gr.embeddings.row_optimizer import RowOptimizer
 from torchrec_gr.embeddings.table_rows import TableRows
 from torchrec_gr.ops import gather_rows, init_rows_, update_rows_
 
 _EVICTED_AT_ONCE = 16
 """A full table frees one row of so many beyond those it needs."""
+
+
+class Reading(NamedTuple):
+    """How a batch reads rows that it found: each once, or as this says.
+
+    Args:
+        places: [m] int64: among the rows, in the order in which they are read.
+        bags: [B + 1] int64: offsets of the bags in which the places are summed.
+        factors: [m] float32 of the places.
+    """
+
+    places: Tensor | None = None
+    bags: Tensor | None = None
+    factors: Tensor | None = None
+
+
+ONCE = Reading()
+"""Each row once."""
 
 
 class TableGroup:
@@ -81,46 +101,48 @@ class TableGroup:
             slots[new] = fresh
         return slots
 
-    def gather(self, slots: Tensor) -> Tensor:
-        """[n, dim] the rows of slots [n]."""
-        return gather_rows(self.weights, slots, self.dim)
+    def gather(self, slots: Tensor, reading: Reading = ONCE) -> Tensor:
+        """[m, dim] the rows of slots [n], as often, or pooled, as a batch reads them."""
+        return gather_rows(self.weights, slots, self.dim, *reading)
 
     def update(
-        self, slots: Tensor, offsets: Tensor, grads: Tensor, trained: Sequence[bool]
+        self,
+        slots: Tensor,
+        offsets: Tensor,
+        grads: Tensor,
+        trained: Sequence[bool],
+        reading: Reading = ONCE,
     ) -> None:
         """Takes one optimizer step on the rows of slots [n], different from each other.
 
         Args:
             slots: [n] int64; -1 is skipped.
             offsets: [tables + 1] int64.
-            grads: [n, dim] float32.
+            grads: of what `gather` gave.
             trained: of each table, whether its rows move.
+            reading: as `gather` had it.
 
         Raises:
             RuntimeError: a table is to be trained, and was given no optimizer.
         """
-        bounds = offsets.tolist()
-        for table, optimizer in enumerate(self.optimizers):
-            part = slice(bounds[table], bounds[table + 1])
-            if not trained[table] or part.start == part.stop:
-                continue
-            if optimizer is None:
-                raise RuntimeError(
-                    f"table {self.configs[table].name!r} has no optimizer: before training, call "
-                    "apply_optimizer_in_backward (torchrec.optim.apply_optimizer_in_backward) on "
-                    "the collection's parameters, or set requires_grad_(False) on those to freeze"
-                )
-            if optimizer.is_frozen:
-                continue
-            update_rows_(
-                self.weights,
-                self.states,
-                slots[part],
-                grads[part],
-                optimizer.name,
-                optimizer.lr,
-                optimizer.eps,
-            )
+        steps = [
+            self._step(table) if trained[table] and num else ("none", 0.0, 0.0)
+            for table, num in enumerate(offsets.diff().tolist())
+        ]
+        names, lrs, eps = zip(*steps, strict=True)
+        update_rows_(
+            self.weights,
+            self.states,
+            slots,
+            offsets,
+            grads,
+            names,
+            lrs,
+            eps,
+            index=reading.places,
+            offsets=reading.bags,
+            factors=reading.factors,
+        )
 
     def set_optimizer(self, table: int, optimizer: RowOptimizer | None) -> None:
         """From now on a table is trained by this; a state of another shape begins anew."""
@@ -171,9 +193,21 @@ class TableGroup:
 
     def remove(self, table: int, ids: Tensor) -> None:
         """Forgets ids of a table; those that are unknown already are passed over."""
+        ids = ids.unique()
         slots = self.find(ids, self._offsets(table, len(ids)))
         self.rows.remove(slots[slots >= 0])
         self._stop_waiting(table, ids)
+
+    def _step(self, table: int) -> tuple[str, float, float]:
+        """What a table's optimizer does to its rows: its name, learning rate and epsilon."""
+        optimizer = self.optimizers[table]
+        if optimizer is None:
+            raise RuntimeError(
+                f"table {self.configs[table].name!r} has no optimizer: before training, call "
+                "apply_optimizer_in_backward (torchrec.optim.apply_optimizer_in_backward) on the "
+                "collection's parameters, or set requires_grad_(False) on those to freeze"
+            )
+        return "none" if optimizer.is_frozen else optimizer.name, optimizer.lr, optimizer.eps
 
     def _admitted(
         self, ids: Tensor, offsets: Tensor, counts: Tensor, step: int
@@ -271,10 +305,9 @@ class TableGroup:
         """Weights and states for chunks that are new."""
         for chunk in range(len(self.weights), len(self.rows.chunk_ids)):
             num_rows = len(self.rows.chunk_ids[chunk])
-            self.weights.append(torch.empty(num_rows, self.dim))
-            self.states.append(
-                torch.zeros(self.state_shape(self.rows.chunk_tables[chunk], num_rows))
-            )
+            self.weights.append(zeros_on_large_pages(num_rows, self.dim))
+            shape = self.state_shape(self.rows.chunk_tables[chunk], num_rows)
+            self.states.append(zeros_on_large_pages(*shape))
 
     def _offsets(self, table: int, num: int) -> Tensor:
         """The offsets of `num` ids that are all of one table."""

@@ -12,51 +12,87 @@ import torch
 from torch import Tensor
 
 
-def gather_rows(weights: Sequence[Tensor], slots: Tensor, dim: int) -> Tensor:
-    """Reads rows. Has no gradient: hand that of the rows to `update_rows_`.
+def gather_rows(
+    weights: Sequence[Tensor],
+    slots: Tensor,
+    dim: int,
+    index: Tensor | None = None,
+    offsets: Tensor | None = None,
+    factors: Tensor | None = None,
+) -> Tensor:
+    """Reads rows; with an index in that order, with offsets summed in bags.
+
+    Has no gradient: hand that of what was read to `update_rows_`, with the same index, offsets and
+    factors.
 
     Args:
         weights: [r, D] float32 for each chunk.
         slots: [n] int64, rows; they may repeat.
-        dim: D, which no chunk may be there to tell.
+        dim: D, at least 1, which no chunk may be there to tell.
+        index: [m] int64, places of slots; None: each once.
+        offsets: [B + 1] int32 or int64: bag b has the places index[offsets[b]:offsets[b + 1]];
+            None: each place stands alone.
+        factors: [m] float32 of the places; None: 1.
 
     Returns:
-        [n, D] float32, zeros for the slot -1.
+        [n, D], [m, D] or [B, D] float32; the slot -1 reads zeros.
 
     Raises:
         ValueError: an argument has the wrong shape, dtype, device or range; the message names it.
     """
-    return torch.ops.torchrec_gr.gather_rows(weights, slots, dim)
+    return torch.ops.torchrec_gr.gather_rows(weights, slots, dim, index, offsets, factors)
 
 
 def update_rows_(
     weights: Sequence[Tensor],
     states: Sequence[Tensor],
     slots: Tensor,
+    table_offsets: Tensor,
     grads: Tensor,
-    optimizer: str,
-    lr: float,
-    eps: float,
+    optimizers: Sequence[str],
+    lrs: Sequence[float],
+    eps: Sequence[float],
+    *,
+    index: Tensor | None = None,
+    offsets: Tensor | None = None,
+    factors: Tensor | None = None,
 ) -> None:
-    """Moves rows against their gradients. Writes to `weights` and `states`.
+    """Moves rows against their gradients, each once. Writes to `weights` and `states`.
 
-    As the fused optimizers of TorchRec do: with state += grad^2, or the mean of that over the row,
-    weight -= lr * grad / (sqrt(state) + eps).
+    A row's gradients are summed in the order of the batch. Then as the fused optimizers of TorchRec
+    do: with state += grad^2, or the mean of that over the row, weight -= lr * grad / (sqrt(state) +
+    eps).
 
     Args:
         weights: [r, D] float32 for each chunk.
         states: for each chunk [r, 0] ("sgd"), [r, D] ("adagrad") or [r] ("rowwise_adagrad")
-            float32. Chunks in which there are no rows to move may have another optimizer's.
+            float32.
         slots: [n] int64, rows, different from each other; -1 is skipped.
-        grads: [n, D] float32.
-        optimizer: "sgd", "adagrad" or "rowwise_adagrad".
-        lr: learning rate.
-        eps: what Adagrad adds to the root.
+        table_offsets: [tables + 1] int64: table t's are slots[table_offsets[t]:
+            table_offsets[t + 1]].
+        grads: of what `gather_rows` read from the slots: [n, D], [m, D] or [B, D] float32.
+        optimizers: of each table "sgd", "adagrad", "rowwise_adagrad", or "none", which leaves its
+            rows as they are.
+        lrs: learning rate of each table.
+        eps: what Adagrad adds to the root, of each table.
+        index, offsets, factors: as `gather_rows` had them.
 
     Raises:
         ValueError: an argument has the wrong shape, dtype, device or range; the message names it.
     """
-    torch.ops.torchrec_gr.update_rows_(weights, states, slots, grads, optimizer, lr, eps)
+    torch.ops.torchrec_gr.update_rows_(
+        weights,
+        states,
+        slots,
+        table_offsets,
+        grads,
+        index,
+        offsets,
+        factors,
+        optimizers,
+        lrs,
+        eps,
+    )
 
 
 def init_rows_(
@@ -90,8 +126,17 @@ def init_rows_(
 
 
 @torch.library.register_fake("torchrec_gr::gather_rows")
-def _(weights: Sequence[Tensor], slots: Tensor, dim: int) -> Tensor:
-    return slots.new_empty(slots.shape[0], dim, dtype=torch.float32)
+def _(
+    weights: Sequence[Tensor],
+    slots: Tensor,
+    dim: int,
+    index: Tensor | None,
+    offsets: Tensor | None,
+    factors: Tensor | None,
+) -> Tensor:
+    num = slots.shape[0] if index is None else index.shape[0]
+    num = num if offsets is None else offsets.shape[0] - 1
+    return slots.new_empty(num, dim, dtype=torch.float32)
 
 
 @torch.library.register_fake("torchrec_gr::update_rows_")
@@ -99,10 +144,14 @@ def _(
     weights: Sequence[Tensor],
     states: Sequence[Tensor],
     slots: Tensor,
+    table_offsets: Tensor,
     grads: Tensor,
-    optimizer: str,
-    lr: float,
-    eps: float,
+    index: Tensor | None,
+    offsets: Tensor | None,
+    factors: Tensor | None,
+    optimizers: Sequence[str],
+    lrs: Sequence[float],
+    eps: Sequence[float],
 ) -> None:
     return None
 
