@@ -26,8 +26,12 @@ _MATMUL_SIZES = (1024, 2048, 3072)
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
-def parse(module: str, doc: str | None) -> argparse.Namespace:
-    """Reads a benchmark's arguments (`quick`, `json`, `threads`), and sets the threads."""
+def parse(
+    module: str,
+    doc: str | None,
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> argparse.Namespace:
+    """Reads a benchmark's arguments (`quick`, `json`, `threads`, its own), and sets the threads."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=doc,
@@ -38,6 +42,7 @@ def parse(module: str, doc: str | None) -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, default=torch.get_num_threads(), help="default: torch's own number"
     )
+    add_arguments(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     return options

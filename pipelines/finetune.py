@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from pipelines.command_line import parse, report_errors
 from pipelines.evaluation import SplitMetrics, measure
@@ -33,7 +34,7 @@ from torchrec_gr.training.checkpoint import read_weights
 from torchrec_gr.training.evaluation import Predictions
 from torchrec_gr.training.optimizer import Schedule, TableOptimizer, build_optimizer
 from torchrec_gr.training.process_group import process_group
-from torchrec_gr.training.sharding import shard
+from torchrec_gr.training.sharding import needs_equal_batches, shard
 from torchrec_gr.training.tables import table_of
 from torchrec_gr.training.trainer import EpochProgress, OnStep, Trainer
 from torchrec_gr.training.transfer import Strategy, TransferReport, transfer
@@ -107,7 +108,7 @@ def finetune(
         )
     # Made once: a loader keeps what it has decoded.
     held_out = {
-        split: _evaluation_loader(log, split, ranker, settings)
+        split: _evaluation_loader(log, split, ranker, settings, _pads(ranker, trainer.model))
         for split in log.splits
         if split != TRAIN
     }
@@ -161,6 +162,9 @@ def _trainer(
     on_step: OnStep | None,
 ) -> Trainer:
     stage = ranker.stage
+    sharded = shard(
+        ranker.module, device=device, table_optimizer=tables, sharding=settings.sharding
+    )
     loader = RequestLoader(
         log,
         TRAIN,
@@ -170,10 +174,7 @@ def _trainer(
         seed=seed,
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
-        pad=_pads(ranker, settings),
-    )
-    sharded = shard(
-        ranker.module, device=device, table_optimizer=tables, sharding=settings.sharding
+        pad=_pads(ranker, sharded),
     )
     total = stage.cosine_epochs * loader.num_steps or None
     schedule = Schedule(stage.warmup_steps, total)
@@ -190,7 +191,7 @@ def _trainer(
 
 
 def _evaluation_loader(
-    log: PreparedLog, split: str, ranker: Ranker, settings: Settings
+    log: PreparedLog, split: str, ranker: Ranker, settings: Settings, pad: bool
 ) -> RequestLoader:
     return RequestLoader(
         log,
@@ -200,13 +201,12 @@ def _evaluation_loader(
         history_as_of=settings.history_as_of,
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
-        pad=_pads(ranker, settings),
+        pad=pad,
     )
 
 
-def _pads(ranker: Ranker, settings: Settings) -> bool:
-    """Whether ranks must hold the same number of rows: ROW_WISE bags on gloo fail without."""
-    return ranker.view == "impressions" and settings.sharding == "row_wise"
+def _pads(ranker: Ranker, model: DistributedModelParallel) -> bool:
+    return ranker.view == "impressions" and needs_equal_batches(model)
 
 
 def _num_parameters(ranker: Ranker) -> tuple[int, int]:

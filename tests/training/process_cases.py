@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from torch import Tensor
 
 from tests.training.toy import ToyLoader, ToyLog, sharded, toy_model
 from torchrec_gr.training.checkpoint import read_weights
@@ -27,9 +28,13 @@ def _trainer(view: str, sharding: Sharding, optimizer: str, run_dir: Path, froze
     if frozen:
         freeze_tables(model, [frozen])
     sharded_model, optimizers = sharded(model, sharding, optimizer)
-    # An EmbeddingBagCollection sharded row-wise needs as many rows on every process.
-    loader = ToyLoader(ToyLog(), view, pad=sharding == "row_wise")
+    loader = ToyLoader(ToyLog(), view, pad=_pads(view, sharding))
     return Trainer(sharded_model, optimizers, loader, run_dir=run_dir)
+
+
+def _pads(view: str, sharding: Sharding) -> bool:
+    """TorchRec's EmbeddingBagCollection, row-wise, needs as many rows on every process."""
+    return view == "impressions" and sharding == "row_wise"
 
 
 def train(
@@ -39,7 +44,7 @@ def train(
     run_dir = work_dir / f"{view}-{sharding}-{optimizer}-{frozen}-{dist.get_world_size()}"
     trainer = _trainer(view, sharding, optimizer, run_dir, frozen)
     epochs = [trainer.train_epoch() for _ in range(1 if frozen else 2)]
-    pad = sharding == "row_wise"
+    pad = _pads(view, sharding)
     predictions = trainer.evaluate(ToyLoader(ToyLog(seed=1), view, seed=None, pad=pad))
     return {
         "losses": [epoch.mean_loss for epoch in epochs],
@@ -49,8 +54,19 @@ def train(
         "labels": torch.from_numpy(predictions.labels),
         "source_rows": torch.from_numpy(predictions.source_rows),
         "user_ids": torch.from_numpy(predictions.user_ids),
-        "weights": read_weights(run_dir),
+        "weights": by_id(read_weights(run_dir)),
     }
+
+
+def by_id(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rows of dynamic tables, which each number of processes keeps in another order, by id."""
+    ids = {
+        name.removesuffix("ids"): ids.argsort()
+        for name, ids in weights.items()
+        if name.endswith(".ids")
+    }
+    orders = {prefix + field: order for prefix, order in ids.items() for field in ("ids", "weight")}
+    return {name: w[orders[name]] if name in orders else w for name, w in weights.items()}
 
 
 def go_on(view: str, sharding: Sharding, optimizer: str, saved_by: int, work_dir: Path) -> float:
@@ -72,6 +88,8 @@ _TRAINED: list[tuple[str, Sharding, str]] = [
     ("impressions", "row_wise", "rowwise_adagrad"),
     ("impressions", "column_wise", "sgd"),
     ("impressions", "row_wise", "adamw"),
+    ("dynamic_requests", "row_wise", "rowwise_adagrad"),
+    ("dynamic_impressions", "row_wise", "adagrad"),
 ]
 TRAINED: dict[str, Case] = {
     "-".join(settings): partial(train, *settings, "") for settings in _TRAINED
@@ -92,6 +110,7 @@ FROZEN: dict[str, Case] = {
 RESUMED: list[tuple[str, Sharding, str]] = [
     ("requests", "row_wise", "rowwise_adagrad"),
     ("requests", "table_wise", "adamw"),
+    ("dynamic_requests", "row_wise", "rowwise_adagrad"),
 ]
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any, get_args
 
 import pytest
 import torch
 from torch import nn
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from tests.training.toy import sharded, toy_model, whole
-from torchrec_gr.training.sharding import Sharding, _num_column_shards, _owners
-from torchrec_gr.training.tables import table_collections
+from tests.training.toy import DIM, NUM_ITEMS, NUM_USERS, sharded, toy_model, whole
+from torchrec_gr.training.freeze import freeze_tables
+from torchrec_gr.training.optimizer import TableOptimizer
+from torchrec_gr.training.sharding import Sharding, needs_equal_batches, shard
+from torchrec_gr.training.tables import table_collections, table_weights
 
 
 @pytest.mark.parametrize("view", ["requests", "impressions"])
@@ -34,6 +39,10 @@ def test_the_default_is_row_wise_for_sequences_and_table_wise_for_bags() -> None
         assert {placed.sharding_type for placed in plan.values()} == {kind}
 
 
+class _Derived(EmbeddingBagCollection):
+    pass
+
+
 def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(ValueError, match="column_wise sharding does not fit rowwise_adagrad"):
         sharded(toy_model("requests"), "column_wise", "rowwise_adagrad")
@@ -44,16 +53,67 @@ def test_what_cannot_work_is_refused() -> None:
     twice = nn.ModuleList([toy_model("requests"), toy_model("impressions")])
     with pytest.raises(ValueError, match=r"\['item', 'user'\] are in more than one"):
         table_collections(twice)
+    for sharding in (None, "row_wise"):
+        with pytest.raises(ValueError, match="no sharder takes a _Derived: expected one of"):
+            sharded(_Derived(tables=[]), sharding)  # type: ignore[arg-type]
     model, _ = sharded(toy_model("requests"))
     with pytest.raises(ValueError, match="sharded already"):
         sharded(model)
 
 
-def test_large_tables_are_dealt_to_the_least_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-    assert _owners({"a": 3, "b": 10, "c": 4, "d": 4}) == {"b": 0, "c": 1, "d": 1, "a": 1}
+def test_a_model_that_did_not_fit_can_be_sharded_with_another_optimizer(
+    device: torch.device,
+) -> None:
+    model = toy_model("impressions")
+    rows = NUM_ITEMS + NUM_USERS
+    with pytest.raises(ValueError, match="table optimizer 'sgd'"):
+        shard(
+            model,
+            device=device,
+            table_optimizer=TableOptimizer("adagrad"),
+            max_table_bytes=rows * DIM * 4,
+        )
+    after = shard(
+        model,
+        device=device,
+        table_optimizer=TableOptimizer("sgd"),
+        max_table_bytes=rows * DIM * 4,
+    )
+    assert all(not state for state in after.fused_optimizer.state_dict()["state"].values())
 
 
-def test_columns_are_cut_into_shards_that_fbgemm_can_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 4)
-    assert [_num_column_shards(dim) for dim in (4, 8, 10, 12, 16, 64)] == [1, 2, 1, 3, 4, 4]
+@pytest.mark.parametrize(
+    ("view", "sharding", "equal"),
+    [
+        ("impressions", None, False),
+        ("impressions", "row_wise", True),
+        ("impressions", "column_wise", False),
+        ("requests", "row_wise", False),
+    ],
+)
+def test_row_wise_bags_need_equal_batches(view: str, sharding: Any, equal: bool) -> None:
+    model, _ = sharded(toy_model(view), sharding, "sgd")
+    assert needs_equal_batches(model) == equal
+
+
+def test_memory_is_for_the_plan_that_nobody_gave(device: torch.device) -> None:
+    for sharding, limit in (("row_wise", 1000), (None, 0)):
+        with pytest.raises(ValueError, match=f"max_table_bytes={limit} with sharding={sharding!r}"):
+            shard(
+                toy_model("requests"),
+                device=device,
+                table_optimizer=TableOptimizer(),
+                sharding=sharding,  # type: ignore[arg-type]
+                max_table_bytes=limit,
+            )
+
+
+@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad", "sgd", "adamw"])
+def test_the_unsharded_tables_are_let_go(optimizer: str) -> None:
+    model = toy_model("requests")
+    freeze_tables(model, ["user"])
+    unsharded = [weakref.ref(weight.untyped_storage()) for weight in table_weights(model).values()]
+    after, _ = sharded(model, optimizer=optimizer)
+    gc.collect()
+    assert [storage() for storage in unsharded] == [None, None]
+    assert after is not None

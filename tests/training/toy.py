@@ -12,6 +12,14 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConf
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_gr.embeddings.dynamic_collections import (
+    DynamicEmbeddingBagCollection,
+    DynamicEmbeddingCollection,
+)
+from torchrec_gr.embeddings.dynamic_config import (
+    DynamicEmbeddingBagConfig,
+    DynamicEmbeddingConfig,
+)
 from torchrec_gr.modules.ranking_loss import RankingLoss
 from torchrec_gr.sequences.request_batch import NO_TIME, ImpressionBatch, RequestBatch
 from torchrec_gr.training.optimizer import (
@@ -133,7 +141,7 @@ class ToyLoader:
     def _batch(self, units: list[int]) -> Any:
         rank, size = dist.get_rank(), dist.get_world_size()
         parts = [units[len(units) * r // size : len(units) * (r + 1) // size] for r in range(size)]
-        if self.view == "requests":
+        if self.view.endswith("requests"):
             return self.log.requests(parts[rank])  # type: ignore[arg-type]
         counts = [sum(len(self.log.candidates[i]) for i in part) for part in parts]
         num_rows = max(counts) if self.pad else max(1, counts[rank])
@@ -225,7 +233,43 @@ class _BagBody(nn.Module):
         return self.loss(logits, batch.labels, batch.weights)
 
 
-VIEWS = {"requests": RequestRanker, "impressions": BagRanker}
+class DynamicRequestRanker(RequestRanker):
+    """Over dynamic tables."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__(dropout)
+        self.embeddings = DynamicEmbeddingCollection(
+            [
+                DynamicEmbeddingConfig(
+                    name=name, embedding_dim=DIM, feature_names=keys, init_std=0.1
+                )
+                for name, keys in _TABLES.items()
+            ]
+        )
+
+
+class DynamicBagRanker(BagRanker):
+    """Over dynamic tables."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sparse.bags = DynamicEmbeddingBagCollection(
+            [
+                DynamicEmbeddingBagConfig(
+                    name=name, embedding_dim=DIM, feature_names=keys, init_std=0.1
+                )
+                for name, keys in _TABLES.items()
+            ]
+        )
+
+
+_TABLES = {"item": ["hist", "cand"], "user": ["user"]}
+VIEWS = {
+    "requests": RequestRanker,
+    "impressions": BagRanker,
+    "dynamic_requests": DynamicRequestRanker,
+    "dynamic_impressions": DynamicBagRanker,
+}
 
 
 def toy_model(view: str, seed: int = 0, **options: Any) -> nn.Module:
@@ -239,6 +283,7 @@ def sharded(
     sharding: Sharding | None = None,
     optimizer: str = "rowwise_adagrad",
     schedule: Schedule | None = None,
+    max_table_bytes: int | None = None,
 ) -> tuple[Any, ScheduledOptimizer]:
     """The model, sharded on the CPU, and its optimizer."""
     tables = TableOptimizer(
@@ -246,7 +291,13 @@ def sharded(
         lr=0.1,
         weight_decay=0.01 if optimizer == "adamw" else 0.0,
     )
-    model = shard(model, device=torch.device("cpu"), table_optimizer=tables, sharding=sharding)
+    model = shard(
+        model,
+        device=torch.device("cpu"),
+        table_optimizer=tables,
+        sharding=sharding,
+        max_table_bytes=max_table_bytes,
+    )
     schedule = schedule or Schedule(warmup_steps=2, total_steps=12)
     return model, build_optimizer(model, tables, DenseOptimizer(lr=0.02), schedule)
 

@@ -21,11 +21,12 @@ from torchrec_gr.training.tables import table_of
 
 TableOptimizerName = Literal["rowwise_adagrad", "adagrad", "sgd", "adamw"]
 
-_FUSED: dict[str, type[torch.optim.Optimizer]] = {
+FUSED: dict[str, type[torch.optim.Optimizer]] = {
     "rowwise_adagrad": RowWiseAdagrad,
     "adagrad": torch.optim.Adagrad,
     "sgd": torch.optim.SGD,
 }
+"""Those that train a table's rows in the backward pass."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +162,8 @@ class ScheduledOptimizer(CombinedOptimizer):
 
 def fuse_table_optimizer(weight: nn.Parameter, optimizer: TableOptimizer) -> None:
     """Gives an unsharded table's weight, [rows, dim], its optimizer, if that is a fused one."""
-    if optimizer.name in _FUSED:
-        apply_optimizer_in_backward(_FUSED[optimizer.name], [weight], {"lr": optimizer.lr})
+    if optimizer.name in FUSED:
+        apply_optimizer_in_backward(FUSED[optimizer.name], [weight], {"lr": optimizer.lr})
 
 
 def build_optimizer(

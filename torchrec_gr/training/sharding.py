@@ -3,45 +3,30 @@
 from __future__ import annotations
 
 import types
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
-import torch.distributed as dist
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     DenseTableBatchedEmbeddingBagsCodegen,
 )
 from torch import Tensor, nn
+from torch.distributed.optim.apply_optimizer_in_backward import (
+    param_to_acc_grad_map,
+    param_to_optim_hook_handle_map,
+)
 from torch.nn.functional import embedding
 from torchrec.distributed.batched_embedding_kernel import BatchedDenseEmbedding
-from torchrec.distributed.embedding import EmbeddingCollectionSharder, ShardedEmbeddingCollection
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.embedding import ShardedEmbeddingCollection
+from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.sharding_plan import (
-    ParameterShardingGenerator,
-    column_wise,
-    construct_module_sharding_plan,
-    row_wise,
-    table_wise,
-)
-from torchrec.distributed.types import EmbeddingModuleShardingPlan, ModuleSharder, ShardingPlan
-from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
+from torchrec_gr.embeddings.dynamic_table import dynamic_tables
 from torchrec_gr.training.freeze import has_fused_optimizer
-from torchrec_gr.training.optimizer import TableOptimizer, fuse_table_optimizer
-from torchrec_gr.training.process_group import local_world_size
+from torchrec_gr.training.fresh_values import fresh_values
+from torchrec_gr.training.optimizer import FUSED, TableOptimizer, fuse_table_optimizer
+from torchrec_gr.training.plan import Sharding, plan_tables
+from torchrec_gr.training.sharders import sharders
 from torchrec_gr.training.tables import table_collections, table_weights
-
-Sharding = Literal["table_wise", "row_wise", "column_wise"]
-
-_COLUMNS = 4
-"""fbgemm reads columns in groups of so many."""
-
-
-class _BagSharder(EmbeddingBagCollectionSharder):
-    """The stock sharder, which runs ROW_WISE on CPU but does not offer it there."""
-
-    def sharding_types(self, compute_device_type: str) -> list[str]:
-        return list(get_args(Sharding))
 
 
 def shard(
@@ -50,94 +35,114 @@ def shard(
     device: torch.device,
     table_optimizer: TableOptimizer,
     sharding: Sharding | None = None,
+    max_table_bytes: int | None = None,
 ) -> DistributedModelParallel:
     """Shards a model's tables over the process group; what is not a table is replicated.
 
     Weights keep their values, frozen tables (see `freeze_tables`) stay frozen. Every process must
-    pass a model of the same weights.
+    pass a model of the same weights. A collection that was built on the meta device, as one too
+    large for any process must be, is never held whole: each process draws its own shards' first
+    values by their tables' `init_fn` (which sees the shard: one that goes by the shape, as Xavier's
+    does, would draw from another distribution).
 
     Args:
         model: holds its tables in EmbeddingCollections or EmbeddingBagCollections, anywhere.
         device: where to train, as `process_group` gives it.
         table_optimizer: of all tables that are not frozen; pass the same to `build_optimizer`.
-        sharding: of all tables. Default: row-wise in an EmbeddingCollection, which splits one large
-            item table over all processes; table-wise in an EmbeddingBagCollection, whose row-wise
-            form needs as many rows a batch on every process (pad the loader's batches for it).
+        sharding: of all tables, whether or not they fit. Default: as memory asks. Row-wise in an
+            EmbeddingCollection, which splits one large item table over all processes. Table-wise in
+            an EmbeddingBagCollection, as far as its tables fit; the others row-wise, which on gloo
+            needs as many rows a batch on every process (pad the loader's batches for it:
+            `RequestLoader(..., pad=True)`).
+        max_table_bytes: how many bytes of rows and optimizer state each process may hold, where no
+            `sharding` is given. Default: four fifths of the memory that is free for it, on the
+            process that has least.
 
     Raises:
-        ValueError: no table, or a sharding and an optimizer that do not fit.
+        ValueError: no table, a sharding and an optimizer that do not fit, or tables that do not fit
+            the memory; it says how much is missing and what would help.
     """
     if sharding is not None and sharding not in get_args(Sharding):
         raise ValueError(f"unknown sharding {sharding!r}: expected one of {get_args(Sharding)}")
-    collections = table_collections(model)
-    _fuse_optimizers(model, table_optimizer, sharding)
-    weights = dict(model.state_dict())
-    sharders: list[ModuleSharder[nn.Module]] = [EmbeddingCollectionSharder(), _BagSharder()]
-    plan = ShardingPlan(
-        {path: _plan(module, sharding, device) for path, module in collections.items()}
-    )
-    sharded = DistributedModelParallel(model, device=device, plan=plan, sharders=sharders)
+    if max_table_bytes is not None and (sharding is not None or max_table_bytes < 1):
+        raise ValueError(
+            f"max_table_bytes={max_table_bytes} with sharding={sharding!r}: give a number of bytes "
+            "for a sharding by memory, or a sharding of all tables"
+        )
+    fused = _fuse_optimizers(model, table_optimizer, sharding)
+    try:
+        plan = plan_tables(model, device=device, sharding=sharding, max_table_bytes=max_table_bytes)
+    except ValueError:
+        _release(fused)  # the model may be sharded again, with another optimizer
+        raise
+    unsharded = list(table_weights(model).values())
+    with fresh_values(model, device):
+        weights = {name: w for name, w in model.state_dict().items() if not w.is_meta}
+        sharded = DistributedModelParallel(model, device=device, plan=plan, sharders=sharders())
     # An EmbeddingBagCollection's shards start from new random values on CPU.
-    sharded.load_state_dict(weights)
+    sharded.load_state_dict({**sharded.state_dict(), **weights})
+    _release(unsharded)
     _read_rows_on_cpu(sharded)
     return sharded
 
 
+def needs_equal_batches(model: DistributedModelParallel) -> bool:
+    """Whether all processes must pass as many rows a batch: ROW_WISE bags fail on gloo without.
+
+    Args:
+        model: as `shard` gives it, of its own choice of sharding or the caller's.
+    """
+    return any(
+        placed.sharding_type == "row_wise"
+        for module in model.modules()
+        if isinstance(module, ShardedEmbeddingBagCollection)
+        for placed in module.module_sharding_plan.values()
+    )
+
+
 def _fuse_optimizers(
     model: nn.Module, optimizer: TableOptimizer, sharding: Sharding | None
-) -> None:
+) -> list[nn.Parameter]:
+    """Gives the tables that are not frozen their optimizer, if that is a fused one."""
     if sharding == "column_wise" and optimizer.name == "rowwise_adagrad":
         raise ValueError(
             "column_wise sharding does not fit rowwise_adagrad: each shard would take the mean of "
             "its own columns, so results would depend on the number of processes; use another "
             "table optimizer, or shard row_wise or table_wise"
         )
-    for weight in table_weights(model).values():
-        if not has_fused_optimizer(weight):
-            fuse_table_optimizer(weight, optimizer)
+    if optimizer.name not in FUSED:
+        _require_static(model, optimizer)
+    weights = [
+        weight
+        for module in table_collections(model).values()
+        for weight in table_weights(module).values()
+        if not has_fused_optimizer(weight)
+    ]
+    for weight in weights:
+        fuse_table_optimizer(weight, optimizer)
+    return [weight for weight in weights if has_fused_optimizer(weight)]
 
 
-def _plan(
-    module: EmbeddingCollection | EmbeddingBagCollection,
-    sharding: Sharding | None,
-    device: torch.device,
-) -> EmbeddingModuleShardingPlan:
-    bags = isinstance(module, EmbeddingBagCollection)
-    kind = sharding or ("table_wise" if bags else "row_wise")
-    weights = table_weights(module)
-    owners = _owners({table: weight.numel() for table, weight in weights.items()})
-    return construct_module_sharding_plan(
-        module,
-        {table: _generator(kind, weight, owners[table]) for table, weight in weights.items()},
-        sharder=_BagSharder() if bags else EmbeddingCollectionSharder(),
-        local_size=local_world_size(),
-        world_size=dist.get_world_size(),
-        device_type=device.type,
-    )
+def _require_static(model: nn.Module, optimizer: TableOptimizer) -> None:
+    dynamic = [
+        name
+        for name, table in dynamic_tables(model).items()
+        if not has_fused_optimizer(table.weight)
+    ]
+    if dynamic:
+        raise ValueError(
+            f"dynamic tables {dynamic} cannot be trained by {optimizer.name!r}, which moves every "
+            f"row in each step: use one of {sorted(FUSED)}"
+        )
 
 
-def _generator(kind: Sharding, weight: nn.Parameter, owner: int) -> ParameterShardingGenerator:
-    if kind == "row_wise":
-        return row_wise()
-    if kind == "table_wise":
-        return table_wise(rank=owner)
-    return column_wise(ranks=list(range(_num_column_shards(weight.shape[1]))))
-
-
-def _num_column_shards(dim: int) -> int:
-    """As many equal shards as there are processes, or fewer if fbgemm could not read them."""
-    counts = range(1, dist.get_world_size() + 1)
-    return max(count for count in counts if count == 1 or dim % (count * _COLUMNS) == 0)
-
-
-def _owners(sizes: dict[str, int]) -> dict[str, int]:
-    """The process that holds each table: largest tables first, each to the least loaded."""
-    load = [0] * dist.get_world_size()
-    owners = {}
-    for table in sorted(sizes, key=lambda table: (-sizes[table], table)):
-        owners[table] = load.index(min(load))
-        load[owners[table]] += sizes[table]
-    return owners
+def _release(weights: list[nn.Parameter]) -> None:
+    """Takes optimizers off unsharded tables: torch would keep both for as long as it runs."""
+    for weight in weights:
+        param_to_acc_grad_map.pop(weight, None)
+        param_to_optim_hook_handle_map.pop(weight, None)
+        for name in ("_in_backward_optimizers", "_optimizer_classes", "_optimizer_kwargs"):
+            weight.__dict__.pop(name, None)
 
 
 def _read_rows_on_cpu(model: nn.Module) -> None:

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import re
+from typing import TypeAlias
 
 from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+
+from torchrec_gr.embeddings.dynamic_collections import (
+    DynamicEmbeddingBagCollection,
+    DynamicEmbeddingCollection,
+)
+
+Collection: TypeAlias = (
+    EmbeddingCollection
+    | EmbeddingBagCollection
+    | DynamicEmbeddingCollection
+    | DynamicEmbeddingBagCollection
+)
+"""Every type of module that holds tables; `sharders` has a sharder for each."""
 
 _TABLE_WEIGHT = re.compile(r"(?:^|\.)(?:embeddings|embedding_bags)\.([^.]+)\.weight$")
 
@@ -20,23 +34,20 @@ def table_of(name: str) -> str | None:
     return match.group(1) if match else None
 
 
-def table_collections(
-    model: nn.Module,
-) -> dict[str, EmbeddingCollection | EmbeddingBagCollection]:
+def table_collections(model: nn.Module) -> dict[str, Collection]:
     """The model's unsharded embedding collections by their path in it.
 
     Raises:
         ValueError: there is none, or two of them hold a table of the same name.
     """
     found = {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, (EmbeddingCollection, EmbeddingBagCollection))
+        path: module for path, module in model.named_modules() if isinstance(module, Collection)
     }
     if not found:
         raise ValueError(
-            f"{type(model).__name__} holds no EmbeddingCollection and no EmbeddingBagCollection: "
-            "there is no table to shard. A model that was sharded already cannot be sharded again."
+            f"{type(model).__name__} holds no EmbeddingCollection and no EmbeddingBagCollection, "
+            "TorchRec's or dynamic: there is no table to shard. A model that was sharded already "
+            "cannot be sharded again."
         )
     tables = [name for module in found.values() for name in table_weights(module)]
     twice = sorted({name for name in tables if tables.count(name) > 1})
