@@ -9,7 +9,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.training.dynamic_toy import dynamic_trainer
 from tests.training.toy import ToyLoader, ToyLog, sharded, toy_model, whole
+from torchrec_gr.embeddings.dynamic_table import dynamic_tables
 from torchrec_gr.training.checkpoint import latest_checkpoint, read_weights
 from torchrec_gr.training.trainer import NonFiniteError, Trainer
 
@@ -186,6 +188,24 @@ def test_a_parameter_that_backward_damaged_is_not_saved(
     with pytest.raises(NonFiniteError, match=r"finite is embeddings\.embeddings\.user\.weight"):
         trainer.train_epoch()
     assert latest_checkpoint(tmp_path) is None
+
+
+def test_a_dynamic_tables_row_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
+    trainer = dynamic_trainer(tmp_path)
+    trainer.train_epoch()
+    table = dynamic_tables(trainer.model)["embeddings.embeddings.item"]
+    rows = table.rows()
+    rows.weight[3, 2] = float("nan")
+    table.load_rows(rows)
+    with pytest.raises(NonFiniteError, match=r"finite is embeddings\.embeddings\.item\.weight"):
+        trainer._save()
+    assert latest_checkpoint(tmp_path) == tmp_path / "step_6"
+
+
+def test_settings_below_one_are_refused() -> None:
+    for name in ("checkpoint_steps", "full_checkpoint_every"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            _trainer(None, **{name: 0})
 
 
 def test_scalars_are_written_for_tensorboard(tmp_path: Path) -> None:

@@ -20,9 +20,11 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from tqdm import tqdm
 
+from torchrec_gr.embeddings.table_report import table_reports, total
 from torchrec_gr.sequences.request_batch import RequestBatch
 from torchrec_gr.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from torchrec_gr.training.evaluation import Predictions, evaluate
+from torchrec_gr.training.non_finite import first_non_finite
 from torchrec_gr.training.optimizer import ScheduledOptimizer
 from torchrec_gr.training.process_group import all_reduce_sum
 
@@ -94,15 +96,19 @@ class Trainer:
         model: as `shard` gives it.
         optimizer: as `build_optimizer` gives it.
         loader: the training batches.
-        run_dir: for checkpoints and TensorBoard scalars; None writes nothing.
+        run_dir: for checkpoints and TensorBoard scalars, those of dynamic tables (rows, bytes, ...,
+            over all processes) after each epoch; None writes nothing.
         checkpoint_steps: steps between checkpoints, beside the one at each epoch's end; None for
             that one alone.
+        full_checkpoint_every: one of so many checkpoints holds dynamic tables in full; those
+            between hold the rows that were touched, and build on it. The count goes on when a run
+            is resumed.
         bf16: run forward under bfloat16 autocast; weights and tables stay float32.
         name: before the progress bar, which is silent where the output is no terminal.
         on_step: called after each step.
 
     Raises:
-        ValueError: `checkpoint_steps` below 1.
+        ValueError: `checkpoint_steps` or `full_checkpoint_every` below 1.
     """
 
     def __init__(
@@ -113,12 +119,17 @@ class Trainer:
         *,
         run_dir: Path | None = None,
         checkpoint_steps: int | None = None,
+        full_checkpoint_every: int = 1,
         bf16: bool = False,
         name: str = "train",
         on_step: OnStep | None = None,
     ) -> None:
         if checkpoint_steps is not None and checkpoint_steps < 1:
             raise ValueError(f"checkpoint_steps must be at least 1, got {checkpoint_steps}")
+        if full_checkpoint_every < 1:
+            raise ValueError(
+                f"full_checkpoint_every must be at least 1, got {full_checkpoint_every}"
+            )
         self.model = model
         self.optimizer = optimizer
         self.loader = loader
@@ -127,6 +138,7 @@ class Trainer:
         self.global_step = 0
         self._run_dir = run_dir
         self._checkpoint_steps = checkpoint_steps
+        self._full_checkpoint_every = full_checkpoint_every
         self._bf16 = bf16
         self._name = name
         self._on_step = on_step
@@ -176,6 +188,9 @@ class Trainer:
                 bar.update()
                 if progress.step < num_steps and self._is_checkpoint_step():
                     self._save()
+            for name, reports in table_reports(self.model).items():
+                for field, value in vars(total(reports)).items():
+                    write(f"tables/{name}/{field}", value)
         self.finished.append(progress)
         self.progress = EpochProgress(epoch=progress.epoch + 1)
         self._save()
@@ -244,7 +259,14 @@ class Trainer:
             "global_step": self.global_step,
             "versions": {"torch": torch.__version__, "torchrec": torchrec.__version__},
         }
-        save_checkpoint(self._run_dir, self.global_step, self.model, self.optimizer, record)
+        save_checkpoint(
+            self._run_dir,
+            self.global_step,
+            self.model,
+            self.optimizer,
+            record,
+            full_every=self._full_checkpoint_every,
+        )
 
     def _last_good(self) -> str:
         checkpoint = latest_checkpoint(self._run_dir) if self._run_dir else None
@@ -269,14 +291,6 @@ class Trainer:
         folder = str(self._run_dir / "tensorboard")
         with SummaryWriter(folder, purge_step=self.global_step) as writer:
             yield lambda name, value: writer.add_scalar(name, value, self.global_step)
-
-
-def first_non_finite(model: DistributedModelParallel) -> str | None:
-    """The first parameter, on any process, that holds an infinite value or NaN; None: none."""
-    bad = (n for n, p in model.named_parameters() if not torch.isfinite(p.detach()).all())
-    names: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(names, next(bad, None))
-    return next((name for name in names if name is not None), None)
 
 
 def _describe(parameter: str | None) -> str:
