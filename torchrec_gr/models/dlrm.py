@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 from torchrec.models.dlrm import DLRM, DLRM_DCN
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from torchrec_gr.embeddings.dynamic_collections import DynamicEmbeddingBagCollection
+from torchrec_gr.embeddings.dynamic_config import DynamicEmbeddingBagConfig
 
 Interaction = Literal["dot", "dcn"]
 
@@ -39,7 +42,7 @@ class DLRMConfig:
 
 
 def build_dlrm(
-    tables: Sequence[EmbeddingBagConfig],
+    tables: Sequence[EmbeddingBagConfig] | Sequence[DynamicEmbeddingBagConfig],
     num_dense: int,
     config: DLRMConfig,
     *,
@@ -48,7 +51,8 @@ def build_dlrm(
     """Builds the baseline.
 
     Args:
-        tables: bags of one width; every feature of theirs is one interacting vector.
+        tables: bags of one width, all of TorchRec's or all dynamic; every feature of theirs is one
+            interacting vector.
         num_dense: columns of the dense features, at least 1.
         config: sizes.
         num_tasks: logits a row.
@@ -59,7 +63,7 @@ def build_dlrm(
         embedding_bags.<table>.weight`.
 
     Raises:
-        ValueError: no tables, tables of different widths, or no dense feature.
+        ValueError: no tables, tables of different widths or of both kinds, or no dense feature.
 
     Source: Naumov et al., 1906.00091; DCN v2: Wang et al., 2008.13535. TorchRec's implementation.
     """
@@ -71,7 +75,7 @@ def build_dlrm(
         )
     if num_dense < 1:
         raise ValueError(f"num_dense: DLRM needs at least one dense feature, got {num_dense}")
-    bags = EmbeddingBagCollection(tables=list(tables))
+    bags: Any = _collection(tables)  # TorchRec's models ask for no more than both kinds have
     dense_arch = [*config.dense_arch, widths.pop()]
     over_arch = [*config.over_arch, num_tasks]
     if config.interaction == "dot":
@@ -79,3 +83,19 @@ def build_dlrm(
     return DLRM_DCN(
         bags, num_dense, dense_arch, over_arch, config.num_cross_layers, config.cross_rank
     )
+
+
+def _collection(
+    tables: Sequence[EmbeddingBagConfig] | Sequence[DynamicEmbeddingBagConfig],
+) -> nn.Module:
+    dynamic = [table for table in tables if isinstance(table, DynamicEmbeddingBagConfig)]
+    stock = [table for table in tables if isinstance(table, EmbeddingBagConfig)]
+    if dynamic and stock:
+        raise ValueError(
+            f"tables: {[table.name for table in dynamic]} are dynamic, "
+            f"{[table.name for table in stock]} are not: one collection holds one kind, make them "
+            "all dynamic"
+        )
+    if dynamic:
+        return DynamicEmbeddingBagCollection(tables=dynamic)
+    return EmbeddingBagCollection(tables=stock)

@@ -18,6 +18,8 @@ SMALL = {
     "num_organic": 20_000,
 }
 
+LIFETIME = 3.5
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> LogSource:
@@ -125,3 +127,64 @@ def test_the_default_ceiling_is_neither_trivial_nor_low(tmp_path: Path) -> None:
 def test_a_size_too_small_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="num_items must be at least 2, got 1"):
         synthetic.load(None, tmp_path, num_items=1)
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> LogSource:
+    folder = tmp_path_factory.mktemp("stream")
+    return synthetic.load(
+        None, folder, **(SMALL | {"num_items": 2_000}), item_lifetime_days=LIFETIME
+    )
+
+
+def test_the_log_of_a_seed_is_the_one_it_always_was(
+    rows: pd.DataFrame, events: pd.DataFrame
+) -> None:
+    assert rows["item_id"].head(8).tolist() == [75, 82, 157, 23, 99, 37, 82, 100]
+    assert events["item_id"].head(8).tolist() == [78, 135, 125, 23, 23, 136, 116, 82]
+
+
+def test_items_of_a_stream_live_for_their_lifetime_and_never_come_back(stream: LogSource) -> None:
+    met = _days_met(stream)
+    first, last = met.groupby("item_id")["day"].min(), met.groupby("item_id")["day"].max()
+    assert (last - first).max() <= 3
+    assert (first.value_counts().reindex(range(30), fill_value=0) > 20).all()  # new ones every day
+    assert len(first) > 1_000
+
+
+def test_an_item_of_a_stream_fades(stream: LogSource) -> None:
+    met = _days_met(stream)
+    age = met["day"] - met.groupby("item_id")["day"].transform("min")
+    seen_in_full = met.groupby("item_id")["day"].transform("min").between(1, 26)
+    assert (np.diff(age[seen_in_full].value_counts().sort_index()) < 0).all()
+
+
+def test_ids_of_a_stream_are_scattered_over_63_bits() -> None:
+    ids = synthetic._scatter(np.arange(100_000))
+    assert len(np.unique(ids)) == len(ids)
+    assert ids.min() >= 0
+    share_of_ones = ((ids[:, None] >> np.arange(63)) & 1).mean(axis=0)
+    assert share_of_ones == pytest.approx(np.full(63, 0.5), abs=0.01)
+    assert np.bincount(ids % 97, minlength=97) == pytest.approx(np.full(97, 100_000 / 97), rel=0.15)
+
+
+def test_the_ceiling_of_a_stream_is_known(stream: LogSource) -> None:
+    assert 0.75 < stream.notes["bayes_auc"] < 0.85
+
+
+@pytest.mark.parametrize("lifetime", [0.1, 0.0, -1.0, float("nan")])
+def test_a_lifetime_that_leaves_days_without_items_is_refused(
+    tmp_path: Path, lifetime: float
+) -> None:
+    with pytest.raises(ValueError, match="item_lifetime_days: if 200 items live"):
+        synthetic.load(None, tmp_path, **SMALL, item_lifetime_days=lifetime)
+
+
+def _days_met(source: LogSource) -> pd.DataFrame:
+    tables = [
+        pq.read_table(path, columns=["item_id", "time_ms"])
+        for path in (*source.rows, *source.events)
+    ]
+    met = pd.concat([table.to_pandas() for table in tables])
+    met["day"] = (met["time_ms"] - synthetic.START_MS) // synthetic.DAY_MS
+    return met

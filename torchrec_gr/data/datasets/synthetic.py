@@ -6,6 +6,8 @@ The world
     A user has a taste for each cluster that drifts from day to day (a stationary AR(1) process) and
     a fixed leaning in the space of styles. Affinity of a user to an item is the day's taste for its
     cluster plus the match of styles.
+    With `item_lifetime_days` items come and go: they are born at an even pace, each is at its most
+    popular then, fades, and its id, as good as a random number, never comes back.
 
 The log
     Organic events are what a user picks unprompted: the best, by affinity and chance, of a few
@@ -56,11 +58,22 @@ Ints = NDArray[np.int64]
 class _Items:
     """I items: cluster and popularity rank are open, styles and quality hidden."""
 
+    raw_id: Ints  # [I], different
     cluster: Ints  # [I]
-    popularity: Floats  # [I], sums to 1
+    popularity: Floats  # [I], at its highest; sums to 1
     quality: Floats  # [I]
     style: Floats  # [I, NUM_STYLES]
     price: Floats  # [I]
+    lifetime_days: float | None
+
+    def popularity_on(self, day: int) -> Floats:
+        """[I], sums to 1. Items with a lifetime are born in the order of their numbers."""
+        if self.lifetime_days is None:
+            return self.popularity
+        born = np.linspace(-self.lifetime_days, NUM_DAYS, len(self.raw_id), endpoint=False)
+        left = 1 - (day - born) / self.lifetime_days
+        popularity = self.popularity * np.where(left > 1, 0.0, np.maximum(left, 0.0))
+        return popularity / popularity.sum()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,22 +110,25 @@ def load(
     num_impressions: int = 60_000,
     num_organic: int = 150_000,
     seed: int = 0,
+    item_lifetime_days: float | None = None,
 ) -> LogSource:
     """Draws a log of 30 days; the last three are the test set, the three before validate.
 
     Args:
         data_dir: not read.
         work_dir: where the canonical parquet is written.
-        num_users, num_items, num_clusters: of the world.
+        num_users, num_items, num_clusters: of the world; of items, all that live in the 30 days.
         num_impressions: labelled rows.
         num_organic: events without a label.
         seed: the same seed draws the same log.
+        item_lifetime_days: how long an item is met, of an endless stream of new ones; None: always,
+            and ids count from 0.
 
     Returns:
         The log; `notes["bayes_auc"]` is the AUC of the true probabilities on its test set.
 
     Raises:
-        ValueError: a size that is too small to draw a log from.
+        ValueError: a size that is too small to draw a log from, or a lifetime that is too short.
     """
     for name, size, least in (
         ("num_users", num_users, 1),
@@ -123,8 +139,10 @@ def load(
     ):
         if size < least:
             raise ValueError(f"{name} must be at least {least}, got {size}")
+    if item_lifetime_days is not None:
+        _require_items_on_every_day(num_items, item_lifetime_days)
     rng = np.random.default_rng(seed)
-    world = _draw_world(rng, num_users, num_items, num_clusters)
+    world = _draw_world(rng, num_users, num_items, num_clusters, item_lifetime_days)
     events = _draw_organic(rng, world, num_organic)
     rows, probability = _draw_impressions(rng, world, num_impressions)
     test = rows["time_ms"].to_numpy() >= TEST_FROM
@@ -137,17 +155,33 @@ def load(
     )
 
 
+def _require_items_on_every_day(num_items: int, lifetime_days: float) -> None:
+    born_a_day = (num_items - 1) / (NUM_DAYS + lifetime_days)
+    if not born_a_day * lifetime_days > 1:
+        raise ValueError(
+            f"item_lifetime_days: if {num_items} items live {lifetime_days} days each, there are "
+            "days without any; let there be more items, or let them live longer"
+        )
+
+
 def _draw_world(
-    rng: np.random.Generator, num_users: int, num_items: int, num_clusters: int
+    rng: np.random.Generator,
+    num_users: int,
+    num_items: int,
+    num_clusters: int,
+    item_lifetime_days: float | None = None,
 ) -> _World:
     cluster_size = _power_law(num_clusters, 0.7)
     popularity = rng.permutation(_power_law(num_items, 1.0))
+    number = np.arange(num_items)
     items = _Items(
+        raw_id=number if item_lifetime_days is None else _scatter(number),
         cluster=rng.choice(num_clusters, size=num_items, p=cluster_size),
         popularity=popularity,
         quality=0.5 * rng.standard_normal(num_items),
         style=rng.standard_normal((num_items, NUM_STYLES)),
         price=np.exp(3 + 0.8 * rng.standard_normal(num_items)),
+        lifetime_days=item_lifetime_days,
     )
     activity = np.exp(0.8 * rng.standard_normal(num_users))
     users = _Users(
@@ -163,6 +197,15 @@ def _draw_world(
         device_fit=0.5 * rng.standard_normal((NUM_DEVICES, num_clusters)),
         price_sensitivity=np.linspace(0.0, 0.6, NUM_AGE_GROUPS),
     )
+
+
+def _scatter(numbers: Ints) -> Ints:
+    """A different number below 2 ** 63, as good as random, for each number that is below it."""
+    scattered = (numbers + 1).astype(np.uint64)
+    for odd in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB):
+        scattered = (scattered * np.uint64(odd)) & np.uint64(2**63 - 1)  # each step is a bijection
+        scattered ^= scattered >> np.uint64(31)
+    return scattered.astype(np.int64)
 
 
 def _power_law(size: int, exponent: float) -> Floats:
@@ -200,8 +243,18 @@ def _day(time: Ints) -> Ints:
 def _rank_pool(
     rng: np.random.Generator, world: _World, user: Ints, day: Ints, pool: int, weight: float
 ) -> Ints:
-    """[N, pool] items met by popularity, those first that a softmax of affinity picks first."""
-    met = rng.choice(len(world.items.cluster), size=(len(user), pool), p=world.items.popularity)
+    """[N, pool] items met by popularity, those first that a softmax of affinity picks first.
+
+    `day` [N] ascends.
+    """
+    num_items = len(world.items.raw_id)
+    days = zip(*np.unique(day, return_counts=True), strict=True)
+    met = np.concatenate(
+        [
+            rng.choice(num_items, size=(num, pool), p=world.items.popularity_on(today))
+            for today, num in days
+        ]
+    )
     affinity = world.affinity(user[:, None], day[:, None], met)
     keys = weight * affinity + rng.gumbel(size=met.shape)
     return np.take_along_axis(met, np.argsort(-keys, axis=1, kind="stable"), axis=1)
@@ -214,7 +267,7 @@ def _draw_organic(rng: np.random.Generator, world: _World, count: int) -> pa.Tab
         {
             "user_id": user,
             "time_ms": time,
-            "item_id": item,
+            "item_id": world.items.raw_id[item],
             "cluster": world.items.cluster[item],
             "action": np.full(count, ORGANIC),
         }
@@ -238,7 +291,7 @@ def _draw_impressions(
         {
             "user_id": user,
             "time_ms": time,
-            "item_id": item,
+            "item_id": world.items.raw_id[item],
             "cluster": world.items.cluster[item],
             "price": world.items.price[item].astype(np.float32),
             "device": world.users.device[user],

@@ -1,0 +1,1 @@
+"""Benchmarks of the embedding tables, one part a file."""
