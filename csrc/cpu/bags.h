@@ -41,6 +41,8 @@ inline CheckedBags check_bags(const at::Tensor& index, const std::optional<at::T
   TORCH_CHECK_VALUE(num == 0 || largest < static_cast<uint64_t>(num_rows),
                     "index: expected places among the ", num_rows, " rows, got ",
                     static_cast<int64_t>(largest));
+  TORCH_CHECK_VALUE(num <= kMostPlaces && (!offsets || offsets->numel() <= kMostPlaces),
+                    "index: expected at most ", kMostPlaces, " places and bags, got ", num);
   if (offsets) checked.bounds = check_offsets("offsets", *offsets, "index", num);
   if (factors) checked.factors = check_vector<float>(factors_name, *factors, num);
   return checked;

@@ -25,7 +25,7 @@ TINY = Plan(
     {"num_users": 20, "num_items": 2_000, "num_impressions": 3_000, "item_lifetime_days": 5},
     max_rows=100,
     batch_size=64,
-    num_seeds=2,
+    seeds=range(2),
 )
 
 

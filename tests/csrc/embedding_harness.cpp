@@ -18,6 +18,7 @@
 #include "cpu/embedding/initial_values.h"
 #include "cpu/embedding/route_ids.h"
 #include "cpu/embedding/row_optimizers.h"
+#include "cpu/embedding/row_sums.h"
 #include "cpu/embedding/unique_ids.h"
 #include "embedding_batch.h"
 #include "embedding_map_trial.h"
@@ -157,6 +158,47 @@ void try_initial_values(uint64_t seed, int64_t width, Distribution distribution)
 
 // ---- All of it ----
 
+// What bags read, and the sums of what goes back, against one place after the other.
+void try_row_sums(uint64_t seed, int64_t num_places, int64_t num_rows, int64_t dim,
+                  bool has_factors) {
+  Draw draw(seed);
+  const auto values = [&](int64_t count) {
+    std::vector<float> drawn(count);
+    for (float& value : drawn) value = static_cast<float>(draw.below(64)) - 32;
+    return drawn;
+  };
+  std::vector<int64_t> index(num_places), bounds = {0};
+  for (int64_t& place : index) place = draw.below(num_rows);
+  while (bounds.back() < num_places) {
+    bounds.push_back(std::min(num_places, bounds.back() + draw.below(9)));
+  }
+  const int64_t num_bags = std::ssize(bounds) - 1;
+  const std::vector<float> factors = values(num_places), grads = values(num_bags * dim);
+  const Bags bags{index.data(), num_places, bounds.data(), num_bags,
+                  has_factors ? factors.data() : nullptr};
+  std::vector<float> expected(num_rows * dim);
+  for (int64_t b = 0; b < num_bags; ++b) {
+    for (int64_t i = bounds[b]; i < bounds[b + 1]; ++i) {
+      for (int64_t d = 0; d < dim; ++d) {
+        expected[index[i] * dim + d] += bags.factor(i) * grads[b * dim + d];
+      }
+    }
+  }
+  for (int num_threads : kThreadCounts) {
+    const PlacesOfRows places(bags, num_rows);
+    std::vector<float> sums(num_rows * dim, -1);
+    on_threads(num_threads)(places.work(), 1, [&](int64_t begin, int64_t end) {
+      places.for_share(begin, end, [&](int64_t first, int64_t last) {
+        for (int64_t r = first; r < last; ++r) {
+          places.prefetch(r, grads.data(), dim);
+          places.sum(r, grads.data(), dim, sums.data() + r * dim);
+        }
+      });
+    });
+    check(sums == expected, "a row's sum is another");
+  }
+}
+
 class Harness {
  public:
   void run(const std::string& name, const std::function<void()>& trial) {
@@ -208,6 +250,14 @@ bool run_all(bool is_long) {
       for (Policy policy : {Policy::kLeastRecent, Policy::kLeastFrequent}) {
         harness.run(named("evict", seed, num, static_cast<int>(policy)),
                     [=] { try_evict(seed, 6, num, policy); });
+      }
+    }
+    for (int64_t num_places : {0, 1, 700}) {
+      for (int64_t num_rows : {1, 40, 3000}) {
+        for (bool has_factors : {false, true}) {
+          harness.run(named("row sums", seed, num_places, num_rows, has_factors),
+                      [=] { try_row_sums(seed, num_places, num_rows, 5, has_factors); });
+        }
       }
     }
     for (int64_t width = 1; width < 140; width += 1 + width / 8) {

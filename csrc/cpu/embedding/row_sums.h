@@ -38,7 +38,10 @@ struct Bags {
   float factor(int64_t place) const { return factors ? factors[place] : 1.0f; }
 };
 
-// The places of bags, row by row: row r's are order[starts[r]:starts[r + 1]], rising.
+constexpr int64_t kMostPlaces = UINT32_MAX;
+
+// The places of bags, row by row: row r's are order[starts[r]:starts[r + 1]], rising. Of at most
+// kMostPlaces places and bags.
 class PlacesOfRows {
  public:
   PlacesOfRows(const Bags& bags, int64_t num_rows)
@@ -48,7 +51,7 @@ class PlacesOfRows {
     std::vector<int64_t> next(starts_.begin(), starts_.end() - 1);
     for (int64_t b = 0; b < bags.num_bags; ++b) {
       for (int64_t i = bags.begin(b); i < bags.end(b); ++i) {
-        order_[next[bags.index[i]]++] = {b, i};
+        order_[next[bags.index[i]]++] = {static_cast<uint32_t>(b), static_cast<uint32_t>(i)};
       }
     }
   }
@@ -68,22 +71,23 @@ class PlacesOfRows {
     const Place* places = order_.data() + starts_[row];
     write_sum(
         out, starts_[row + 1] - starts_[row], dim,
-        [&](int64_t i) { return grads + places[i].bag * dim; },
+        [&](int64_t i) { return grads + int64_t{places[i].bag} * dim; },
         [&](int64_t i) { return bags_.factor(places[i].place); });
   }
 
   // Into the cache: the first of a row's gradients.
   void prefetch(int64_t row, const float* grads, int64_t dim) const {
     if (starts_[row] == starts_[row + 1]) return;
-    const auto* line = reinterpret_cast<const char*>(grads + order_[starts_[row]].bag * dim);
+    const auto* line =
+        reinterpret_cast<const char*>(grads + int64_t{order_[starts_[row]].bag} * dim);
     const char* end = line + dim * sizeof(float);
     for (; line < end; line += 64) __builtin_prefetch(line);
   }
 
  private:
-  struct Place {
-    int64_t bag;
-    int64_t place;
+  struct Place {  // small, since as many of them are written here and there as there are places
+    uint32_t bag;
+    uint32_t place;
   };
 
   // The first row that begins at a unit of work or later.
