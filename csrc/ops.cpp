@@ -70,7 +70,7 @@ TORCH_LIBRARY(torchrec_gr, m) {
   // torchrec_gr/ops/table_rows.py
   m.def(
       "init_rows_(Tensor(a!)[] weights, Tensor(b!)[] states, Tensor slots, Tensor ids, int seed, "
-      "str distribution, float scale) -> ()");
+      "float std) -> ()");
   m.def(
       "gather_rows(Tensor[] weights, Tensor slots, int dim, Tensor? index, Tensor? offsets, "
       "Tensor? factors) -> Tensor");

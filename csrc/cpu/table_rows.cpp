@@ -198,17 +198,11 @@ void update_rows_(at::TensorList weights, at::TensorList states, const at::Tenso
   });
 }
 
-Distribution distribution_of(std::string_view name) {
-  if (name == "uniform") return Distribution::kUniform;
-  if (name == "normal") return Distribution::kNormal;
-  TORCH_CHECK_VALUE(false, "distribution: expected uniform or normal, got ", name);
-}
-
 void init_rows_(at::TensorList weights, at::TensorList states, const at::Tensor& slots,
-                const at::Tensor& ids, int64_t seed, std::string_view distribution, double scale) {
-  TORCH_CHECK_VALUE(0 <= scale && scale <= std::numeric_limits<float>::max(),
-                    "scale: expected a finite number from 0 on, got ", scale);
-  const InitialValues values(seed, distribution_of(distribution), static_cast<float>(scale));
+                const at::Tensor& ids, int64_t seed, double deviation) {
+  TORCH_CHECK_VALUE(0 <= deviation && deviation <= std::numeric_limits<float>::max(),
+                    "std: expected a finite number from 0 on, got ", deviation);
+  const InitialValues values(seed, static_cast<float>(deviation));
   const auto weight_rows = check_chunks<float>("weights", weights, width_of("weights", weights),
                                                /*is_vector=*/false);
   const States state_rows = check_states(states, weight_rows);

@@ -108,7 +108,7 @@ SAMPLES: dict[str, Samples] = {
     "id_map_grow": lambda: [(_filled_id_map()[0], 32)],
     "id_map_insert_": lambda: [(*_id_map(), *OF_TWO_TABLES, SLOTS)],
     "id_map_remove_": lambda: [(*_filled_id_map(), SLOTS[1:])],
-    "init_rows_": lambda: [(*_weights_and_states(), SLOTS, SLOTS, 0, "normal", 0.1)],
+    "init_rows_": lambda: [(*_weights_and_states(), SLOTS, SLOTS, 0, 0.1)],
     "jagged_concat": lambda: [
         (torch.randn(3, 4, requires_grad=True), torch.randn(2, 4, requires_grad=True), *JAGGED)
     ],

@@ -157,7 +157,7 @@ def test_chunks_of_different_optimizers() -> None:
     assert [s[1].sum().item() for s in states] == [2, 6, 0]
     assert [s[0].sum().item() for s in states] == [1, 3, 0]
     every = torch.arange(3) << 16
-    init_rows_(weights, states, every, every, 0, "uniform", 0.0)
+    init_rows_(weights, states, every, every, 0, 0.0)
     assert [s[0].sum().item() for s in states] == [0, 0, 0]
     with pytest.raises(ValueError, match=r"^states: expected 1 values a row for rowwise_adagrad"):
         _update(weights, states, every, torch.ones(3, 3), "rowwise_adagrad", 0.1, 0.0)
@@ -170,16 +170,14 @@ def test_update_of_a_fresh_row_with_no_gradient_stays_finite() -> None:
 
 
 @pytest.mark.parametrize("dim", [1, 2, 5, 16, 63, 64, 65, 200])
-@pytest.mark.parametrize("distribution", ["uniform", "normal"])
-def test_initial_values(dim: int, distribution: str) -> None:
+def test_initial_values(dim: int) -> None:
     ids = torch.tensor([0, -1, 5, 2**63 - 1, -(2**63)])
     slots = _slots(5, with_none=False)
     weights, states = _weights(dim), _states("adagrad", dim)
-    init_rows_(weights, states, slots, ids, -7, distribution, 0.25)
-    expected = [initial_values(id_, dim, -7, distribution, 0.25) for id_ in ids.tolist()]
-    tolerance = 0 if distribution == "uniform" else 1e-6
+    init_rows_(weights, states, slots, ids, -7, 0.25)
+    expected = [initial_values(id_, dim, -7, 0.25) for id_ in ids.tolist()]
     torch.testing.assert_close(
-        gather_rows(weights, slots, dim), torch.tensor(expected), rtol=0, atol=tolerance
+        gather_rows(weights, slots, dim), torch.tensor(expected), rtol=0, atol=1e-6
     )
     assert not gather_rows(states, slots, dim).any()
     changed = sum(int((a != b).any(1).sum()) for a, b in zip(weights, _weights(dim), strict=True))
@@ -188,40 +186,30 @@ def test_initial_values(dim: int, distribution: str) -> None:
 
 def test_initial_values_never_change() -> None:
     """What a seed gives is part of the library: a checkpoint's rows may be made again from it."""
-    values = {}
-    for distribution in ("uniform", "normal"):
-        weights = [torch.empty(1, 4)]
-        init_rows_(weights, [torch.empty(1)], torch.zeros(1).long(), IDS[:1], 3, distribution, 1.0)
-        values[distribution] = weights[0].flatten().tolist()
-    assert values["uniform"] == UNIFORM
-    assert values["normal"] == pytest.approx(NORMAL, abs=1e-6)
+    weights = [torch.empty(1, 4)]
+    init_rows_(weights, [torch.empty(1)], torch.zeros(1).long(), IDS[:1], 3, 1.0)
+    assert weights[0].flatten().tolist() == pytest.approx(NORMAL, abs=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_initial_states_are_zero(optimizer: str) -> None:
     weights, states = _weights(3), _states(optimizer, 3)
-    init_rows_(weights, states, _slots(100, with_none=False), torch.arange(100), 0, "uniform", 1.0)
+    init_rows_(weights, states, _slots(100, with_none=False), torch.arange(100), 0, 1.0)
     left = sum(int((s.reshape(len(s), -1) != 0).any(1).sum()) for s in states)
     assert left == (0 if optimizer == "sgd" else sum(SIZES) - 100)
 
 
-@pytest.mark.parametrize("distribution", ["uniform", "normal"])
-def test_initial_values_are_distributed_as_they_say(distribution: str) -> None:
+def test_initial_values_are_normal() -> None:
     """To 6 standard errors: mean, variance, fourth moment and the correlation of neighbours."""
     dim, scale = 64, 0.5
     weights = [torch.empty(4096, dim)]
     slots = torch.arange(4096)
-    init_rows_(weights, [torch.empty(4096, 0)], slots, slots, 1, distribution, scale)
+    init_rows_(weights, [torch.empty(4096, 0)], slots, slots, 1, scale)
     values = weights[0].double() / scale
-    if distribution == "uniform":
-        assert values.min() >= -1
-        assert values.max() < 1
-        assert values.max() - values.min() > 1.999
-    variance, fourth = (1 / 3, 1 / 5) if distribution == "uniform" else (1.0, 3.0)
     error = 6 / math.sqrt(values.numel())
     assert abs(values.mean()) < error
-    assert abs(values.square().mean() - variance) < 1.5 * error
-    assert abs(values.pow(4).mean() - fourth) < 10 * error
+    assert abs(values.square().mean() - 1) < 1.5 * error
+    assert abs(values.pow(4).mean() - 3) < 10 * error
     assert abs((values[:, :-1] * values[:, 1:]).mean()) < error
     assert abs((values[:-1] * values[1:]).mean()) < error
     assert abs((values[:, ::2] * values[:, 1::2].abs()).mean()) < error
@@ -230,7 +218,7 @@ def test_initial_values_are_distributed_as_they_say(distribution: str) -> None:
 def test_initial_values_differ_by_seed_and_id() -> None:
     def values(seed: int, ids: Tensor) -> Tensor:
         weights = [torch.empty(len(ids), 8)]
-        init_rows_(weights, [torch.empty(len(ids))], torch.arange(len(ids)), ids, seed, "normal", 1)
+        init_rows_(weights, [torch.empty(len(ids))], torch.arange(len(ids)), ids, seed, 1)
         return weights[0]
 
     together = torch.cat([values(seed, torch.arange(-50, 50)) for seed in range(5)])
@@ -244,7 +232,7 @@ def test_same_bits_on_any_number_of_threads() -> None:
 
     def run(optimizer: str) -> list[Tensor]:
         weights, states = _weights(dim), _states(optimizer, dim)
-        init_rows_(weights, states, slots[::2], slots[::2], 5, "normal", 1.0)
+        init_rows_(weights, states, slots[::2], slots[::2], 5, 1.0)
         _update(weights, states, slots, grads, optimizer, 0.1, 1e-8)
         return [gather_rows(weights, slots, dim), *weights, *states]
 
@@ -261,7 +249,6 @@ def test_same_bits_on_any_number_of_threads() -> None:
 
 WEIGHTS, STATES = [torch.ones(4, 2), torch.ones(3, 2)], [torch.ones(4), torch.ones(3)]
 SLOTS, IDS, GRADS = torch.tensor([0, 1 << 16 | 2]), torch.tensor([8, 9]), torch.ones(2, 2)
-UNIFORM = [0.5078268051147461, -0.36514341831207275, 0.285228967666626, 0.24008476734161377]
 NORMAL = [0.4785837233066559, -1.0612198114395142, 1.154367208480835, 1.0846019983291626]
 
 
@@ -314,23 +301,22 @@ def test_update_names_the_wrong_argument(
 
 
 @pytest.mark.parametrize(
-    ("name", "states", "slots", "ids", "distribution", "scale"),
+    ("name", "states", "slots", "ids", "std"),
     [
-        ("states", STATES[:1], SLOTS, IDS, "normal", 1.0),
-        ("slots", STATES, torch.tensor([0, -1]), IDS, "normal", 1.0),
-        ("ids", STATES, SLOTS, IDS[:1], "normal", 1.0),
-        ("ids", STATES, SLOTS, IDS.int(), "normal", 1.0),
-        ("distribution", STATES, SLOTS, IDS, "zeros", 1.0),
-        ("scale", STATES, SLOTS, IDS, "normal", -1.0),
-        ("scale", STATES, SLOTS, IDS, "normal", math.inf),
-        ("scale", STATES, SLOTS, IDS, "normal", math.nan),
+        ("states", STATES[:1], SLOTS, IDS, 1.0),
+        ("slots", STATES, torch.tensor([0, -1]), IDS, 1.0),
+        ("ids", STATES, SLOTS, IDS[:1], 1.0),
+        ("ids", STATES, SLOTS, IDS.int(), 1.0),
+        ("std", STATES, SLOTS, IDS, -1.0),
+        ("std", STATES, SLOTS, IDS, math.inf),
+        ("std", STATES, SLOTS, IDS, math.nan),
     ],
 )
 def test_init_names_the_wrong_argument(
-    name: str, states: list[Tensor], slots: Tensor, ids: Tensor, distribution: str, scale: float
+    name: str, states: list[Tensor], slots: Tensor, ids: Tensor, std: float
 ) -> None:
     with pytest.raises(ValueError, match=f"^{name}: expected "):
-        init_rows_(WEIGHTS, states, slots, ids, 0, distribution, scale)
+        init_rows_(WEIGHTS, states, slots, ids, 0, std)
     assert all((w == 1).all() for w in WEIGHTS)
 
 

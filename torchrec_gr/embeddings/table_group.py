@@ -275,7 +275,6 @@ class TableGroup:
                     slots[part],
                     ids[part],
                     seed,
-                    "normal",
                     std,
                 )
         return slots

@@ -101,13 +101,12 @@ def init_rows_(
     slots: Tensor,
     ids: Tensor,
     seed: int,
-    distribution: str,
-    scale: float,
+    std: float,
 ) -> None:
     """Gives rows fresh values, and 0 as the optimizer's state. Writes to `weights` and `states`.
 
-    A value is a function of seed, id and column alone: an id's row begins alike wherever and
-    whenever it does.
+    They are normal, of mean 0. A value is a function of seed, id and column alone: an id's row
+    begins alike wherever and whenever it does.
 
     Args:
         weights: [r, D] float32 for each chunk.
@@ -115,14 +114,12 @@ def init_rows_(
         slots: [n] int64, rows, different from each other.
         ids: [n] int64, whose rows they are.
         seed: any int64.
-        distribution: "uniform", from -scale to below scale, or "normal", of mean 0 and standard
-            deviation scale.
-        scale: a finite number from 0 on.
+        std: standard deviation, a finite number from 0 on.
 
     Raises:
         ValueError: an argument has the wrong shape, dtype, device or range; the message names it.
     """
-    torch.ops.torchrec_gr.init_rows_(weights, states, slots, ids, seed, distribution, scale)
+    torch.ops.torchrec_gr.init_rows_(weights, states, slots, ids, seed, std)
 
 
 @torch.library.register_fake("torchrec_gr::gather_rows")
@@ -163,7 +160,6 @@ def _(
     slots: Tensor,
     ids: Tensor,
     seed: int,
-    distribution: str,
-    scale: float,
+    std: float,
 ) -> None:
     return None

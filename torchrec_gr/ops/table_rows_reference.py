@@ -38,16 +38,13 @@ def update_rows_reference(
             weight -= lr * grad / (state.sqrt() + eps)
 
 
-def initial_values(id_: int, dim: int, seed: int, distribution: str, scale: float) -> list[float]:
-    """The values that `init_rows_` gives a row, to the last bit if they are uniform."""
+def initial_values(id_: int, dim: int, seed: int, std: float) -> list[float]:
+    """The values that `init_rows_` gives a row."""
     values: list[float] = []
     for pair in range(-(-dim // 2)):
         bits = hash_id(pair, hash_id(id_, seed))
         words = [word - 2**32 if word >= 2**31 else word for word in (bits >> 32, bits % 2**32)]
-        if distribution == "uniform":
-            values += [(word >> 8) / 2**23 * scale for word in words]
-        else:
-            radius = math.sqrt(-2 * math.log((words[0] % 2**31 | 1) / 2**31))
-            angle = math.pi * words[1] / 2**31
-            values += [scale * radius * math.cos(angle), scale * radius * math.sin(angle)]
+        radius = std * math.sqrt(-2 * math.log((words[0] % 2**31 | 1) / 2**31))
+        angle = math.pi * words[1] / 2**31
+        values += [radius * math.cos(angle), radius * math.sin(angle)]
     return values[:dim]

@@ -11,19 +11,10 @@
 
 namespace torchrec_gr::embedding {
 
-enum class Distribution { kUniform, kNormal };
-
-// Two values of a distribution from 64 random bits.
+// From 64 random bits.
 struct TwoValues {
   float first;
   float second;
-};
-
-// In [-1, 1), multiples of 2^-23.
-struct TwoUniform {
-  TwoValues operator()(int32_t first, int32_t second) const {
-    return {static_cast<float>(first >> 8) * 0x1p-23f, static_cast<float>(second >> 8) * 0x1p-23f};
-  }
 };
 
 // c_0 + c_1 x + c_2 x^2 + ...
@@ -51,36 +42,25 @@ inline float fast_log(float x) {
 }
 
 // Independent, of mean 0 and standard deviation 1: the method of Box and Muller.
-struct TwoNormal {
-  TwoValues operator()(int32_t first, int32_t second) const {
-    constexpr float kHalfPi = 1.57079633f;
-    const auto uniform = static_cast<float>((first & INT32_MAX) | 1) * 0x1p-31f;  // in (0, 1]
-    const float radius = std::sqrt(std::max(0.0f, -2 * fast_log(uniform)));
-    const float a = static_cast<float>(second) * (kHalfPi * 0x1p-31f);  // half an angle
-    const float sin = a * polynomial(a * a, 1.0f, -1.0f / 6, 1.0f / 120, -1.0f / 5040,
-                                     1.0f / 362880, -1.0f / 39916800);
-    const float cos = polynomial(a * a, 1.0f, -1.0f / 2, 1.0f / 24, -1.0f / 720, 1.0f / 40320,
-                                 -1.0f / 3628800, 1.0f / 479001600);
-    return {radius * (cos * cos - sin * sin), radius * (2 * sin * cos)};
-  }
-};
+inline TwoValues two_normal(int32_t first, int32_t second) {
+  constexpr float kHalfPi = 1.57079633f;
+  const auto uniform = static_cast<float>((first & INT32_MAX) | 1) * 0x1p-31f;  // in (0, 1]
+  const float radius = std::sqrt(std::max(0.0f, -2 * fast_log(uniform)));
+  const float a = static_cast<float>(second) * (kHalfPi * 0x1p-31f);  // half an angle
+  const float sin = a * polynomial(a * a, 1.0f, -1.0f / 6, 1.0f / 120, -1.0f / 5040, 1.0f / 362880,
+                                   -1.0f / 39916800);
+  const float cos = polynomial(a * a, 1.0f, -1.0f / 2, 1.0f / 24, -1.0f / 720, 1.0f / 40320,
+                               -1.0f / 3628800, 1.0f / 479001600);
+  return {radius * (cos * cos - sin * sin), radius * (2 * sin * cos)};
+}
 
+// Normal values of mean 0 and some standard deviation.
 class InitialValues {
  public:
-  InitialValues(int64_t seed, Distribution distribution, float scale)
-      : hash_(static_cast<uint64_t>(seed)), distribution_(distribution), scale_(scale) {}
+  InitialValues(int64_t seed, float deviation)
+      : hash_(static_cast<uint64_t>(seed)), deviation_(deviation) {}
 
   void fill(int64_t id, float* values, int64_t width) const {
-    if (distribution_ == Distribution::kUniform) {
-      fill_by(TwoUniform(), id, values, width);
-    } else {
-      fill_by(TwoNormal(), id, values, width);
-    }
-  }
-
- private:
-  template <typename Draw>
-  void fill_by(const Draw& draw, int64_t id, float* values, int64_t width) const {
     constexpr int64_t kPairs = 32;
     const IdHash of_pair(hash_(id));
     int32_t first[kPairs], second[kPairs];
@@ -94,17 +74,17 @@ class InitialValues {
         second[i] = static_cast<int32_t>(bits);
       }
       for (int64_t i = 0; i < num_pairs; ++i) {
-        const TwoValues two = draw(first[i], second[i]);
-        drawn[2 * i] = scale_ * two.first;
-        drawn[2 * i + 1] = scale_ * two.second;
+        const TwoValues two = two_normal(first[i], second[i]);
+        drawn[2 * i] = deviation_ * two.first;
+        drawn[2 * i + 1] = deviation_ * two.second;
       }
       std::copy_n(drawn, num_values, values + column);
     }
   }
 
+ private:
   IdHash hash_;
-  Distribution distribution_;
-  float scale_;
+  float deviation_;
 };
 
 }  // namespace torchrec_gr::embedding
