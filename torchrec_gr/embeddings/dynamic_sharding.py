@@ -128,9 +128,10 @@ class ShardedDynamicCollection(
 
     def input_dist(self, ctx: _Step, features: KeyedJaggedTensor) -> Awaitable[Awaitable[KJTList]]:
         """Sends the batch's ids and their counts to the processes that hold them."""
-        batch = self._features.distinct(features, deduplicate=self._deduplicate_requests)
-        ctx.batch = batch
         size, num_tables = self._group.size(), len(self._lookup.tables)
+        deduplicate = self._deduplicate_requests or size == 1
+        batch = self._features.distinct(features, deduplicate=deduplicate)
+        ctx.batch = batch
         if size == 1:
             return KJTListSplitsAwaitable([NoWait(NoWait(features))], ctx)
         order, lengths = route_ids(batch.ids, batch.offsets, size)
@@ -165,8 +166,6 @@ class ShardedDynamicCollection(
     def _look_up_alone(self, ctx: _Step) -> list[Tensor]:
         assert ctx.batch is not None
         ids, offsets, counts = ctx.batch.ids, ctx.batch.offsets, ctx.batch.counts
-        if not self._deduplicate_requests:
-            return self._look_up(ids, counts, offsets.diff().unsqueeze(1))
         readings = self._features.readings(ctx.batch)
         return self._lookup(ids, offsets, counts, readings, training=self.training)
 
