@@ -8,6 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
+
 from tests.training.disk_events import before_each
 from tests.training.dynamic_toy import dynamic_trainer
 from torchrec_gr.training.process_group import process_group
@@ -17,6 +19,7 @@ KILLS = range(3, 14, 2)
 
 def main(work_dir: Path) -> None:
     """For each number in `KILLS`, a run is killed before so many of its second save's events."""
+    torch.set_num_threads(1)  # as the run that it is compared with, to the last bit
     for kill_at in KILLS:
         process = os.fork()
         if process == 0:
