@@ -100,3 +100,11 @@ def test_transferred_weights_survive_sharding() -> None:
             if table_of(name):
                 source = pretrained[f"embeddings.embeddings.{table_of(name)}.weight"]
                 assert torch.equal(value.local_shards()[0].tensor, source)
+
+
+def test_a_model_that_holds_nothing_yet_is_refused() -> None:
+    """Copying to the meta device would do nothing, in silence."""
+    with pytest.raises(ValueError, match=r"item\.weight, which is on the meta device"):
+        transfer(toy_model("requests").to("meta"), _pretrained(), "sparse")
+    with pytest.raises(ValueError, match=r"item\.weight of shape \(0, 8\)"):
+        transfer(toy_model("dynamic_requests"), _pretrained(), "sparse")

@@ -124,6 +124,11 @@ def _require_fit(
     parameters: Mapping[str, Tensor], pretrained: Mapping[str, Tensor], sources: Mapping[str, str]
 ) -> None:
     for name, source in sources.items():
+        if parameters[name].is_meta:
+            raise ValueError(
+                f"cannot transfer {source} into {name}, which is on the meta device and holds "
+                "nothing yet: build the model's tables on a real device"
+            )
         target, value = parameters[name].shape, pretrained[source].shape
         grown = table_of(name) is not None and target[1:] == value[1:] and target[0] >= value[0]
         if target != value and not grown:
