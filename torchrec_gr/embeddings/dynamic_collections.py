@@ -64,7 +64,7 @@ class DynamicEmbeddingCollection(_Collection[DynamicEmbeddingConfig]):
     processes under DistributedModelParallel. Tables of one width are one physical table.
 
     Args:
-        tables: configurations; names and widths may differ, names must.
+        tables: configurations; names must differ, widths may.
 
     Call it with a KeyedJaggedTensor of raw ids; keys that no table serves are passed over. It gives
     for each feature a JaggedTensor of values [values, dim] float32. A feature of several tables is

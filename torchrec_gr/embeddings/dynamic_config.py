@@ -25,11 +25,11 @@ class DynamicEmbeddingConfig:
         admit_after: an id gets a row with the batch in which it is seen for the `admit_after`-th
             time. Until then it reads zeros, and is remembered as waiting, which costs about 30
             bytes; as many ids may wait as there may be rows.
-        eviction: whose rows go where the budget has none left, a sixteenth of them at a time:
-            "lru", the ids seen longest ago; "lfu", those seen least often; "age", all those not
-            seen for `max_age` steps, which go before the table grows as well, and then as "lru".
-            Ties fall by the other of count and last step, then by id. Ids of the batch in progress
-            stay.
+        eviction: whose rows go where the budget has none left, and with those needed a sixteenth
+            of it: "lru", the ids seen longest ago; "lfu", those seen least often; "age", all those
+            not seen for `max_age` steps, which go before the table grows as well, and then as
+            "lru". Ties fall by the other of count and last step, then by id. Ids of the batch in
+            progress stay.
         max_age: of "age": in steps, that is in training batches of the collection.
         init_std: standard deviation of fresh rows, which are normal around 0. The values follow
             from the id and from torch's seed when the collection was made, whatever came before.

@@ -86,7 +86,7 @@ class ShardedDynamicCollection(
             one, rows can be read and not trained.
         env: the processes.
         device: where the rows go; ids are mapped and rows kept on the CPU.
-        deduplicate_requests, deduplicate_owned: as of the sharder.
+        deduplicate_requests, deduplicate_owned: as `DynamicEmbeddingSharder` has them.
     """
 
     def __init__(
@@ -306,13 +306,7 @@ class ShardedDynamicEmbeddingBagCollection(ShardedDynamicCollection[KeyedTensor]
 
 
 class _Sharder(ModuleSharder[Module]):
-    """Spreads every table of a dynamic collection over all processes.
-
-    Args:
-        deduplicate_requests: make ids unique on the process that asks, before they are sent.
-        deduplicate_owned: make ids unique over all that ask, on the process that holds the rows;
-            otherwise a row is read, and takes an optimizer step, once for each that asked for it.
-    """
+    """Spreads every table of a dynamic collection over all processes."""
 
     def __init__(
         self, *, deduplicate_requests: bool = True, deduplicate_owned: bool = True
@@ -342,7 +336,13 @@ class _Sharder(ModuleSharder[Module]):
 
 
 class DynamicEmbeddingSharder(_Sharder[DynamicEmbeddingCollection]):
-    """Shards a `DynamicEmbeddingCollection` under DistributedModelParallel: see `_Sharder`."""
+    """Shards a `DynamicEmbeddingCollection` under DistributedModelParallel.
+
+    Args:
+        deduplicate_requests: make ids unique on the process that asks, before they are sent.
+        deduplicate_owned: make ids unique over all that ask, on the process that holds the rows;
+            otherwise a row is read, and takes an optimizer step, once for each that asked for it.
+    """
 
     def shard(
         self,
@@ -363,7 +363,13 @@ class DynamicEmbeddingSharder(_Sharder[DynamicEmbeddingCollection]):
 
 
 class DynamicEmbeddingBagSharder(_Sharder[DynamicEmbeddingBagCollection]):
-    """Shards a `DynamicEmbeddingBagCollection` under DistributedModelParallel: see `_Sharder`."""
+    """Shards a `DynamicEmbeddingBagCollection` under DistributedModelParallel.
+
+    Args:
+        deduplicate_requests: make ids unique on the process that asks, before they are sent.
+        deduplicate_owned: make ids unique over all that ask, on the process that holds the rows;
+            otherwise a row is read, and takes an optimizer step, once for each that asked for it.
+    """
 
     def shard(
         self,
