@@ -32,6 +32,8 @@ from torchrec_gr.embeddings.dynamic_sharding import (
 from torchrec_gr.embeddings.dynamic_table import DynamicTable, dynamic_tables
 
 NUM_STEPS = 5
+FROZEN = ("rows.embeddings.item", "rows.embeddings.city", "bags.embedding_bags.bag_user")
+"""All tables of one width, and one of two that are merged."""
 KEYS = ["hist", "cand", "user", "city"]
 
 
@@ -182,7 +184,39 @@ def results() -> dict[str, Any]:
         name: {i: value if isinstance(value, list) else value[2][:1] for i, value in ids.items()}
         for name, ids in records(by_sender).items()
     }
-    return found
+    return found | _frozen_results()
+
+
+def _frozen_results() -> dict[str, Any]:
+    """With tables that are frozen in steps 3 and 4 of 6. No table's rows bear on another's."""
+    sharded, skipping, through = model(), model(), model()
+    train(sharded, 0, 3)
+    _freeze(sharded, True)
+    before, sent = records(sharded), num_exchanged_bytes(sharded)
+    train(sharded, 3, 5)
+    sent = num_exchanged_bytes(sharded) - sent
+    frozen = records(sharded)
+    _freeze(sharded, False)
+    train(sharded, 5, 6)
+    train(skipping, 0, 3)
+    train(skipping, 5, 6)
+    train(through, 0, 3)
+    sent_through = num_exchanged_bytes(through)
+    train(through, 3, 6)
+    return {
+        "before": before,
+        "frozen": frozen,
+        "thawed": records(sharded),
+        "skipping": records(skipping),
+        "through": records(through),
+        "frozen bytes": [sent, num_exchanged_bytes(through) - sent_through],
+    }
+
+
+def _freeze(sharded: nn.Module, frozen: bool) -> None:
+    for name, table in dynamic_tables(sharded).items():
+        if name in FROZEN:
+            table.weight.requires_grad_(not frozen)
 
 
 def results_of(world_size: int, work_dir: Path) -> dict[str, Any]:

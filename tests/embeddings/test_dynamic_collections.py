@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -201,6 +202,40 @@ def test_evaluation_changes_nothing(
     unknown = KeyedJaggedTensor(KEYS, unknown.values() + 1000, lengths=unknown.lengths())
     assert all((part == 0).all() for part in outputs(dynamic, unknown))
     assert all(torch.equal(v, before[k]) for k, v in dynamic.state_dict().items())
+
+
+@pytest.mark.parametrize(("pooling", "outputs"), CASES, ids=["rows", "sums", "means"])
+def test_a_frozen_table_is_read_as_in_evaluation(
+    pooling: PoolingType | None, outputs: Callable[..., list[Tensor]]
+) -> None:
+    """It and `shared` are one physical table; of which it must not lose, and not get, rows."""
+    dynamic = collection(pooling, max_rows=8, eviction="age", max_age=1)
+    apply_optimizer_in_backward(RowWiseAdagrad, dynamic.parameters(), {"lr": 0.1})
+    tables = {name.split(".")[-1]: table for name, table in dynamic_tables(dynamic).items()}
+
+    def train(steps: range) -> None:
+        for step in steps:
+            kjt = batch(step, rows=2)
+            ids = kjt.values() + 100 * step
+            kjt = KeyedJaggedTensor(KEYS, ids, lengths=kjt.lengths())
+            sum(part.square().sum() for part in outputs(dynamic, kjt)).backward()  # type: ignore[union-attr]
+
+    train(range(2))
+    before = {name: copy.deepcopy(table.rows()) for name, table in tables.items()}
+    tables["item"].weight.requires_grad_(False)
+    train(range(2, 5))
+    for name, table in tables.items():
+        kept = vars(before[name]), vars(table.rows())
+        same = all(torch.equal(kept[0][field], kept[1][field]) for field in kept[0])
+        assert same == (name == "item")
+    assert int(tables["item"].step) == 2
+    assert int(tables["shared"].step) == 5
+    tables["item"].weight.requires_grad_(True)
+    known = set(before["item"].ids.tolist())
+    train(range(5, 6))
+    after = tables["item"].rows()
+    assert int(after.seen[:, 1].max()) == int(tables["item"].step) == 3
+    assert known & set(after.ids.tolist())  # of an age that counts its own batches alone
 
 
 @pytest.mark.parametrize("pooling", [None, PoolingType.SUM])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.embeddings.sharded_cases import results_of
+from tests.embeddings.sharded_cases import FROZEN, results_of
 
 SIZES = (2, 4)
 Results = dict[int, dict[str, Any]]
@@ -67,3 +67,30 @@ def test_looked_up_by_sender_ids_are_counted_alike(found: Results, size: int) ->
         assert by_sender.keys() == counts.keys()
         for i, value in counts.items():
             assert by_sender[i][0] == value[0]
+
+
+@pytest.mark.parametrize("size", [1, *SIZES])
+def test_a_frozen_table_stands_still_and_goes_on_when_thawed(found: Results, size: int) -> None:
+    """As if the steps in which it was frozen had not been; the others, as if nothing were."""
+    before, frozen, thawed = (found[size][name] for name in ("before", "frozen", "thawed"))
+    for name, ids in before.items():
+        assert all(map(_equal, ids.items(), frozen[name].items())) == (name in FROZEN)
+        expected = found[size]["skipping" if name in FROZEN else "through"][name]
+        assert thawed[name].keys() == expected.keys()
+        assert all(_equal((i, value), (i, thawed[name][i])) for i, value in expected.items())
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_no_gradients_of_frozen_tables_are_exchanged(found: Results, size: int) -> None:
+    frozen, trained = found[size]["frozen bytes"]
+    assert frozen < trained
+
+
+def _equal(one: tuple[int, Any], other: tuple[int, Any]) -> bool:
+    """Whether two ids and what they have are the same to the last bit."""
+    if isinstance(one[1], list):
+        return one == other
+    (first, (*tensors, seen)), (second, (*others, seen_there)) = one, other
+    return (first, seen) == (second, seen_there) and all(
+        torch.equal(a, b) for a, b in zip(tensors, others, strict=True)
+    )

@@ -178,9 +178,8 @@ def test_training_without_an_optimizer_is_refused() -> None:
 
 def test_frozen_rows_keep_every_bit() -> None:
     group = group_of([config()])
-    group.set_optimizer(0, RowOptimizer("sgd", {"lr": 0.0}))
     offsets = torch.tensor([0, 1])
     slots = group.assign(torch.tensor([1]), offsets, torch.tensor([1]), 1)
     before = group.gather(slots)
-    group.update(slots, offsets, torch.full((1, DIM), torch.inf), [True])
+    group.update(slots, offsets, torch.full((1, DIM), torch.inf), [False])
     assert torch.equal(group.gather(slots), before)

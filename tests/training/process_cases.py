@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tests.training.toy import ToyLoader, ToyLog, sharded, toy_model
 from torchrec_gr.training.checkpoint import read_weights
-from torchrec_gr.training.freeze import freeze_tables
+from torchrec_gr.training.freeze import freeze
 from torchrec_gr.training.process_group import process_group
 from torchrec_gr.training.sharding import Sharding
 from torchrec_gr.training.trainer import Trainer
@@ -26,7 +26,7 @@ Case = Callable[[Path], dict[str, Any]]
 def _trainer(view: str, sharding: Sharding, optimizer: str, run_dir: Path, frozen: str) -> Trainer:
     model = toy_model(view)
     if frozen:
-        freeze_tables(model, [frozen])
+        freeze(model, [frozen])
     sharded_model, optimizers = sharded(model, sharding, optimizer)
     loader = ToyLoader(ToyLog(), view, pad=_pads(view, sharding))
     return Trainer(sharded_model, optimizers, loader, run_dir=run_dir)

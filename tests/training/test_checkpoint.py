@@ -21,14 +21,14 @@ from torchrec_gr.training.checkpoint import (
     read_weights,
     save_checkpoint,
 )
-from torchrec_gr.training.freeze import freeze_tables
+from torchrec_gr.training.freeze import freeze
 
 OPTIMIZERS = ["rowwise_adagrad", "sgd", "adamw"]
 
 
 def _trained(optimizer: str, seed: int = 0, frozen: tuple[str, ...] = ()) -> tuple[Any, Any]:
     model = toy_model("requests", seed)
-    freeze_tables(model, frozen)
+    freeze(model, frozen)
     return sharded(model, optimizer=optimizer)
 
 
@@ -67,6 +67,28 @@ def test_every_tensor_comes_back(tmp_path: Path, optimizer: str, frozen: tuple[s
     weights = read_weights(tmp_path)
     assert weights.keys() == toy_model("requests").state_dict().keys()
     assert all(torch.equal(weights[name], saved[name]) for name in weights)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_checkpoint_loads_into_a_model_that_gained_a_part(tmp_path: Path, optimizer: str) -> None:
+    model, optimizers = _trained(optimizer)
+    _randomise(model, optimizers)
+    saved = _contents(model, optimizers)
+    checkpoint = save_checkpoint(tmp_path, 5, model, optimizers, {})
+
+    grown = toy_model("requests", 1)
+    grown.body.added = torch.nn.Linear(3, 2)
+    others = sharded(grown, optimizer=optimizer)
+    before = _contents(*others)
+    with pytest.raises(CheckpointError, match=r"lacks model\.body\.added\.bias"):
+        load_checkpoint(checkpoint, *others)
+    with pytest.raises(CheckpointError, match=r"lacks model\.body\.added\.weight"):
+        load_checkpoint(checkpoint, *others, added=["body.added.bias"])
+    load_checkpoint(checkpoint, *others, added=["body.added"])
+    loaded = _contents(*others)
+    assert loaded.keys() > saved.keys()
+    for name, value in loaded.items():
+        assert torch.equal(value, saved[name] if name in saved else before[name]), name
 
 
 def test_another_models_checkpoint_is_refused_by_name(tmp_path: Path) -> None:

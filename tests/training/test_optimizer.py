@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from tests.training.toy import ToyLog, sharded, toy_model, whole
-from torchrec_gr.training.optimizer import DenseOptimizer, Schedule, TableOptimizer
+from torchrec_gr.training.optimizer import (
+    DenseOptimizer,
+    Schedule,
+    TableOptimizer,
+    build_optimizer,
+)
 from torchrec_gr.training.tables import table_of
 
 
@@ -104,3 +109,21 @@ def test_settings_that_cannot_be_are_refused() -> None:
     for config in (TableOptimizer, DenseOptimizer):
         with pytest.raises(ValueError, match="above 0"):
             config(lr=0.0)
+
+
+def test_an_optimizer_takes_over_the_state_of_an_earlier_one() -> None:
+    model, earlier = sharded(toy_model("requests"), optimizer="adamw")
+    for batch in _batches("requests", 3):
+        earlier.zero_grad()
+        model(batch)[0].backward()
+        earlier.step()
+    tables = TableOptimizer(name="adamw", lr=0.1, weight_decay=0.01)
+    later = build_optimizer(model, tables, DenseOptimizer(lr=0.02), Schedule())
+    later.take_over(earlier)
+    taken, state = (one.state_dict()["state"] for one in (later, earlier))
+    assert taken.keys() == state.keys()
+    for name, values in state.items():
+        assert values.keys() == taken[name].keys() >= {"exp_avg", "exp_avg_sq"}
+        for key, value in values.items():
+            assert torch.equal(whole(value), whole(taken[name][key])), (name, key)
+            assert whole(value).any(), (name, key)

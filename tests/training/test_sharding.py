@@ -12,7 +12,7 @@ from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from tests.training.toy import DIM, NUM_ITEMS, NUM_USERS, sharded, toy_model, whole
-from torchrec_gr.training.freeze import freeze_tables
+from torchrec_gr.training.freeze import freeze
 from torchrec_gr.training.optimizer import TableOptimizer
 from torchrec_gr.training.sharding import Sharding, needs_equal_batches, shard
 from torchrec_gr.training.tables import table_collections, table_weights
@@ -111,7 +111,7 @@ def test_memory_is_for_the_plan_that_nobody_gave(device: torch.device) -> None:
 @pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad", "sgd", "adamw"])
 def test_the_unsharded_tables_are_let_go(optimizer: str) -> None:
     model = toy_model("requests")
-    freeze_tables(model, ["user"])
+    freeze(model, ["user"])
     unsharded = [weakref.ref(weight.untyped_storage()) for weight in table_weights(model).values()]
     after, _ = sharded(model, optimizer=optimizer)
     gc.collect()

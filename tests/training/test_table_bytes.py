@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.training.toy import DIM, NUM_ITEMS, sharded, toy_model
-from torchrec_gr.training.freeze import freeze_tables
+from torchrec_gr.training.freeze import freeze
 from torchrec_gr.training.optimizer import TableOptimizer, fuse_table_optimizer
 from torchrec_gr.training.table_bytes import (
     _enough_processes,
@@ -45,7 +45,7 @@ def test_a_row_takes_what_it_and_its_optimizer_hold(optimizer: str) -> None:
 
 def test_a_frozen_row_takes_its_numbers_alone() -> None:
     model = toy_model("requests")
-    freeze_tables(model, ["item"])
+    freeze(model, ["item"])
     assert row_bytes(table_weights(model)["item"]) == DIM * 4
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.training.dynamic_toy import dynamic_trainer
 from tests.training.toy import ToyLoader, ToyLog, sharded, toy_model, whole
 from torchrec_gr.embeddings.dynamic_table import dynamic_tables
 from torchrec_gr.training.checkpoint import latest_checkpoint, read_weights
+from torchrec_gr.training.parameter_groups import ParameterGroup
 from torchrec_gr.training.trainer import NonFiniteError, Trainer
 
 EPOCHS = 2
@@ -22,11 +24,18 @@ class Killed(Exception):
     """Stands for the end of a process."""
 
 
+THAWED = ParameterGroup(("item", "body.hidden.*"), lr_scale=0.1, frozen_steps=7)
+
+
 def _trainer(
-    run_dir: Path | None, optimizer: str = "rowwise_adagrad", view: str = "requests", **options: Any
+    run_dir: Path | None,
+    optimizer: str = "rowwise_adagrad",
+    view: str = "requests",
+    groups: Sequence[ParameterGroup] = (),
+    **options: Any,
 ) -> Trainer:
     dropout = {"dropout": 0.3} if view == "requests" else {}
-    model, optimizers = sharded(toy_model(view, **dropout), optimizer=optimizer)
+    model, optimizers = sharded(toy_model(view, **dropout), optimizer=optimizer, groups=groups)
     return Trainer(model, optimizers, ToyLoader(ToyLog(), view), run_dir=run_dir, **options)
 
 
@@ -51,21 +60,25 @@ def _assert_same(run: dict[str, Any], other: dict[str, Any]) -> None:
         assert torch.equal(weight, other["weights"][name]), name
 
 
+@pytest.mark.parametrize("groups", [(), (THAWED,)], ids=["plain", "thawed"])
 @pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adamw"])
 def test_a_run_killed_at_any_step_ends_with_the_numbers_of_one_that_was_not(
-    tmp_path: Path, optimizer: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    optimizer: str,
+    groups: Sequence[ParameterGroup],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole_run = _trainer(None, optimizer)
+    whole_run = _trainer(None, optimizer, groups=groups)
     torch.manual_seed(7)  # of dropout
     expected = _finish(whole_run)
     for kill_at in range(1, EPOCHS * whole_run.loader.num_steps):
         run_dir = tmp_path / f"killed_{kill_at}"
-        killed = _trainer(run_dir, optimizer, checkpoint_steps=4)
+        killed = _trainer(run_dir, optimizer, groups=groups, checkpoint_steps=4)
         torch.manual_seed(7)
         _kill_at(kill_at, killed, monkeypatch)
         with pytest.raises(Killed):
             _finish(killed)
-        again = _trainer(run_dir, optimizer, checkpoint_steps=4)
+        again = _trainer(run_dir, optimizer, groups=groups, checkpoint_steps=4)
         torch.manual_seed(7)
         assert again.resume() == (kill_at >= 4)
         assert 0 <= kill_at - again.global_step < 4

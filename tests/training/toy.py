@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from torchrec_gr.training.optimizer import (
     TableOptimizer,
     build_optimizer,
 )
+from torchrec_gr.training.parameter_groups import ParameterGroup
 from torchrec_gr.training.sharding import Sharding, shard
 
 NUM_ITEMS, NUM_USERS, DIM = 37, 11, 8
@@ -284,6 +285,7 @@ def sharded(
     optimizer: str = "rowwise_adagrad",
     schedule: Schedule | None = None,
     max_table_bytes: int | None = None,
+    groups: Sequence[ParameterGroup] = (),
 ) -> tuple[Any, ScheduledOptimizer]:
     """The model, sharded on the CPU, and its optimizer."""
     tables = TableOptimizer(
@@ -297,9 +299,10 @@ def sharded(
         table_optimizer=tables,
         sharding=sharding,
         max_table_bytes=max_table_bytes,
+        groups=groups,
     )
     schedule = schedule or Schedule(warmup_steps=2, total_steps=12)
-    return model, build_optimizer(model, tables, DenseOptimizer(lr=0.02), schedule)
+    return model, build_optimizer(model, tables, DenseOptimizer(lr=0.02), schedule, groups)
 
 
 def whole(entry: Tensor) -> Tensor:

@@ -60,7 +60,8 @@ class DynamicLookup:
             offsets: [tables + 1] int64.
             counts: [n] int64, how often each is in the batch.
             readings: of each group: how its ids' rows are read.
-            training: count the ids and give rows to new ones; otherwise they read zeros.
+            training: count the ids and give rows to new ones; otherwise, and in tables that are
+                frozen, they read zeros and nothing changes.
 
         Returns:
             Of each group [ids, places or bags, dim] float32. In the backward pass each id's
@@ -69,21 +70,37 @@ class DynamicLookup:
         Raises:
             ValueError: the ids need more rows than a table's budget allows.
         """
-        step = max(int(table.step) for table in self.tables) + 1
         rows, first = [], 0
         for group, reading in zip(self.groups, readings, strict=True):
             last = first + len(group.configs)
             bounds = offsets[first : last + 1]
             part = slice(int(bounds[0]), int(bounds[-1]))
             asked = ids[part], bounds - bounds[0]
-            slots = group.assign(*asked, counts[part], step) if training else group.find(*asked)
-            weights = [table.weight for table in self.tables[first:last]]
+            tables = self.tables[first:last]
+            slots = _assign(group, tables, *asked, counts[part]) if training else group.find(*asked)
+            weights = [table.weight for table in tables]
             rows.append(_ReadRows.apply(group, slots, *asked, *reading, *weights))
             first = last
         if training:
             for table in self.tables:
-                table.step.fill_(step)
+                table.step += not table.is_frozen
         return rows
+
+
+def _assign(
+    group: TableGroup, tables: Sequence[DynamicTable], ids: Tensor, offsets: Tensor, counts: Tensor
+) -> Tensor:
+    """[n] the slots of ids [n]; each table that is not frozen counts them, at its own next step."""
+    steps = [-1 if table.is_frozen else int(table.step) + 1 for table in tables]
+    if min(steps) == max(steps) > 0:
+        return group.assign(ids, offsets, counts, steps[0])
+    slots, num_ids = group.find(ids, offsets), offsets.diff()
+    for step in sorted({step for step in steps if step > 0}):
+        is_at = torch.tensor([one == step for one in steps])
+        those = is_at.repeat_interleave(num_ids)
+        bounds = nn.functional.pad((num_ids * is_at).cumsum(0), (1, 0))
+        slots[those] = group.assign(ids[those], bounds, counts[those], step)
+    return slots
 
 
 class _ReadRows(torch.autograd.Function):

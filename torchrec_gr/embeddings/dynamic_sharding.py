@@ -219,7 +219,9 @@ class ShardedDynamicCollection(
             place = torch.empty_like(sent)
             place[sent] = torch.arange(len(sent))
             readings.append(reading._replace(places=place[reading.places]))
-            self._count_bytes(num_sent, num_received, group.dim)
+            is_frozen = all(table.is_frozen for table in self._lookup.tables[first:last])
+            trained = self.training and not is_frozen
+            self._count_bytes(num_sent, num_received, group.dim, trained=trained)
             first = last
         return _RowsAwaitable(self, ctx.batch, waiting, readings)
 
@@ -232,12 +234,14 @@ class ShardedDynamicCollection(
         """What the unsharded collection gives, from each group's rows, or sums of bags."""
         raise NotImplementedError
 
-    def _count_bytes(self, num_sent: Tensor, num_received: Tensor, dim: int) -> None:
+    def _count_bytes(
+        self, num_sent: Tensor, num_received: Tensor, dim: int, *, trained: bool
+    ) -> None:
         """Adds what this process has sent to others: ids with counts, rows, and gradients."""
         rank = self._group.rank()
         ids = int(num_sent.sum() - num_sent[rank])
         rows = int(num_received.sum() - num_received[rank])
-        gradients = ids if self.training else 0
+        gradients = ids if trained else 0
         self.num_exchanged_bytes += ids * (8 + 4) + (rows + gradients) * dim * 4
 
     def _take_over(self, module: Collection) -> dict[str, DynamicTable]:

@@ -41,11 +41,13 @@ class DynamicTable(nn.Module):
     """A dynamic table of a collection: this process's part of it, where processes share it.
 
     `weight` is a parameter of shape [0, dim]: it bears the table's name, its optimizer and
-    `requires_grad`; the rows are elsewhere. In the state dict, "weight" [R, dim] holds the rows,
-    beside it "ids" [R], "seen" [R, 2] (count, 0 where a place is free; last step), "optimizer"
-    [R, ...], and "waiting_ids" [C], "waiting_seen" [C, 2]: see `TableRows`. Where processes share
-    the table these are ShardedTensors, views of the rows, and all processes must ask for the state
-    dict together. "step" counts training batches, "seed" gives the fresh rows.
+    `requires_grad`, without which the table is frozen: in training, too, it is read as in
+    evaluation and nothing of it changes. The rows are elsewhere. In the state dict, "weight"
+    [R, dim] holds the rows, beside it "ids" [R], "seen" [R, 2] (count, 0 where a place is free;
+    last step), "optimizer" [R, ...], and "waiting_ids" [C], "waiting_seen" [C, 2]: see `TableRows`.
+    Where processes share the table these are ShardedTensors, views of the rows, and all processes
+    must ask for the state dict together. "step" counts training batches, without those in which
+    the table was frozen; "seed" gives the fresh rows.
 
     Args:
         group: the physical table that it is part of.
@@ -69,6 +71,16 @@ class DynamicTable(nn.Module):
     def config(self) -> DynamicEmbeddingConfig:
         """What the user said of it."""
         return self._group.configs[self._number]
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether training changes nothing of it, its rows, counts and step."""
+        return not self.weight.requires_grad
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether processes hold a part of it each; otherwise this one holds all."""
+        return self._router is not None
 
     @property
     def optimizer(self) -> RowOptimizer | None:

@@ -89,7 +89,7 @@ class TableFeatures:
         offsets = torch.tensor(features.offset_per_key())[self._ends]
         if deduplicate:
             return FeatureIds(features, *unique_ids(ids, offsets))
-        return FeatureIds(features, ids, offsets, torch.arange(len(ids)), torch.ones_like(ids))
+        return FeatureIds(features, ids, offsets, torch.arange(ids.shape[0]), torch.ones_like(ids))
 
     def readings(self, batch: FeatureIds) -> list[Reading]:
         """Of each group, how the rows of its ids are read for its features' values, or bags."""

@@ -36,7 +36,7 @@ class IdRows:
     def find(self, ids: Tensor, offsets: Tensor) -> Tensor:
         """[n] int64 the rows of ids [n], table by table as offsets [tables + 1] say."""
         slots = id_map_find(self._entries, self._chunk_ids, self._chunk_tables, ids, offsets)
-        firsts = self._first_slots.repeat_interleave(offsets.diff())
+        firsts = self._first_slots.repeat_interleave(offsets.diff(), output_size=ids.shape[0])
         return torch.where(slots < 0, 0, slots - firsts + 1)
 
     @property

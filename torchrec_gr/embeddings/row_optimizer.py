@@ -39,11 +39,6 @@ class RowOptimizer:
         """The learning rate as it is now."""
         return float(self.group["lr"])
 
-    @property
-    def is_frozen(self) -> bool:
-        """Whether rows keep every bit: plain SGD of learning rate 0."""
-        return self.name == "sgd" and self.lr == 0
-
     def state_shape(self, num_rows: int, dim: int) -> tuple[int, ...]:
         """The shape of the state of so many rows."""
         if self.name == "rowwise_adagrad":

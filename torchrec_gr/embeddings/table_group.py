@@ -94,8 +94,9 @@ class TableGroup:
         self.rows.touch(slots, counts, step)  # and so keeps them from being evicted
         if len(new):
             for table, num in enumerate(new_offsets.diff().tolist()):
-                self._make_room(table, num, step)
-                self.num_admitted[table] += num
+                if num:
+                    self._make_room(table, num, step)
+                    self.num_admitted[table] += num
             fresh = self._insert(ids[new], new_offsets)
             self.rows.touch(fresh, counts[new] + earlier, step)
             slots[new] = fresh
@@ -207,7 +208,7 @@ class TableGroup:
                 "apply_optimizer_in_backward (torchrec.optim.apply_optimizer_in_backward) on the "
                 "collection's parameters, or set requires_grad_(False) on those to freeze"
             )
-        return "none" if optimizer.is_frozen else optimizer.name, optimizer.lr, optimizer.eps
+        return optimizer.name, optimizer.lr, optimizer.eps
 
     def _admitted(
         self, ids: Tensor, offsets: Tensor, counts: Tensor, step: int

@@ -91,6 +91,10 @@ class Vocabulary:
         """[n] int64, or objects that are str: the ids of rows 1 to n."""
         return self._index.to_numpy()
 
+    def row_ids(self) -> pa.Array:
+        """[n + 1] int64 or large_string: the id of each row; null: row 0 has none of its own."""
+        return pa.concat_arrays([pa.nulls(1, self.ids.type), self.ids])
+
     def rows(
         self, raw: NDArray[Any] | pa.Array | pa.ChunkedArray, column: str = ""
     ) -> NDArray[np.int64]:
@@ -124,8 +128,7 @@ class Vocabulary:
 
     def save(self, path: str | Path) -> None:
         """Writes what `load` reads; an older file stays whole until the new one is."""
-        ids = pa.concat_arrays([pa.nulls(1, self.ids.type), self.ids])
-        contents = pa.table({"id": ids, "count": self.counts})
+        contents = pa.table({"id": self.row_ids(), "count": self.counts})
         partial = Path(f"{path}.partial-{os.getpid()}")
         try:
             pq.write_table(contents.replace_schema_metadata({"table": self.table}), partial)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,6 +17,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec_gr.embeddings.dynamic_table import DynamicTable, dynamic_tables
 from torchrec_gr.training.checkpoint_entries import (
     MODEL,
+    is_of,
     random_entries,
     require_same,
     restore_random,
@@ -121,12 +122,22 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(
-    checkpoint: Path, model: DistributedModelParallel, optimizer: ScheduledOptimizer
+    checkpoint: Path,
+    model: DistributedModelParallel,
+    optimizer: ScheduledOptimizer,
+    *,
+    added: Collection[str] = (),
 ) -> dict[str, Any]:
     """Loads a checkpoint in place, on any number of processes, and gives its record back.
 
     Every file of it, and of those that it builds on, is held against its checksum first. The random
     state is restored on each process that had one when it was saved.
+
+    Args:
+        checkpoint: as `latest_checkpoint` gives it.
+        model, optimizer: loaded in place.
+        added: names of modules and parameters that the model gained since, such as a module that
+            was attached to it: they keep what they have.
 
     Raises:
         CheckpointError: it cannot be read, a file was cut, altered, or is missing, or it holds
@@ -138,7 +149,12 @@ def load_checkpoint(
     damage = on_all(lambda: find_damage(chain, rank, num_processes), f"cannot read {checkpoint}")
     refuse_damage(chain, [fault for part in damage for fault in part])
     readers = [CheckpointReader(part.path) for part in chain]
-    tables, state = _tables(model), trained_entries(model, optimizer)
+    tables = {name: table for name, table in _tables(model).items() if not is_of(name, added)}
+    state = {
+        name: value
+        for name, value in trained_entries(model, optimizer).items()
+        if not is_of(name, added)
+    }
     for number, reader in enumerate(readers):
         require_same(reader, state, row_entries(tables, is_increment=number > 0))
     random = {key: value for key, value in random_entries().items() if key in readers[-1].tensors()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 
 import torch
 import torch.distributed as dist
@@ -29,6 +29,17 @@ def trained_entries(
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{name} is a {type(value).__name__}: a checkpoint holds tensors")
     return state
+
+
+def is_of(entry: str, parts: Collection[str]) -> bool:
+    """Whether an entry is a parameter of some parts of the model, or its optimizer's state.
+
+    Args:
+        entry: "model.<name>" or "optimizer.<name>.<key>", or the start of a table's entries.
+        parts: names of modules and parameters.
+    """
+    _, _, name = entry.partition(".")
+    return any(f"{name}.".startswith(f"{part}.") for part in parts)
 
 
 def random_entries() -> dict[str, Tensor]:

@@ -73,14 +73,22 @@ def publish(checkpoint: Path, record: Record) -> Checkpoint:
     """Gives what was written its record and its name: it is there whole, or not at all."""
     partial = _partial_path(checkpoint)
     checksum = record.write(partial)
-    _sync(partial)
-    replaced = checkpoint.parent / f"{_REPLACED}{checkpoint.name}"
-    if checkpoint.exists():
-        os.replace(checkpoint, replaced)
-    os.replace(partial, checkpoint)
-    _sync(checkpoint.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    put_in_place(partial, checkpoint, checkpoint.parent / f"{_REPLACED}{checkpoint.name}")
     return Checkpoint(checkpoint, record, checksum)
+
+
+def put_in_place(partial: Path, final: Path, replaced: Path) -> None:
+    """Gives a folder whose files are on disk its name.
+
+    Args:
+        replaced: what an earlier folder of that name is called until it is removed.
+    """
+    sync(partial)
+    if final.exists():
+        os.replace(final, replaced)
+    os.replace(partial, final)
+    sync(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def prune(run_dir: Path, keep: int) -> None:
@@ -106,8 +114,9 @@ def _remove(checkpoint: Path) -> None:
     shutil.rmtree(nameless, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Has a file, or a folder's list of files, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

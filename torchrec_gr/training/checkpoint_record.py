@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torchrec_gr.training.checksum import Checksum
+from torchrec_gr.training.sealed_json import read_sealed, write_sealed
+
 RECORD = "record.json"
 _VERSION = 2
-_BLOCK = 1 << 20
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that could not be written or read."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Checksum:
-    """Of one file.
-
-    SHA-256: it finds bit rot as a CRC does, and beside that nobody can alter a file so that it
-    still fits. Processors of today compute it in hardware, faster than a disk reads.
-    Whoever may rewrite a checkpoint can rewrite its record too; that no file that is read can run
-    code is for the reader to see to.
-    """
-
-    num_bytes: int
-    sha256: str
-
-    @classmethod
-    def of(cls, file: Path) -> Checksum:
-        """Reads a whole file."""
-        digest, num_bytes = hashlib.sha256(), 0
-        buffer = memoryview(bytearray(_BLOCK))
-        with file.open("rb", buffering=0) as stream:
-            while num_read := stream.readinto(buffer):
-                digest.update(buffer[:num_read])
-                num_bytes += num_read
-        return cls(num_bytes, digest.hexdigest())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +37,7 @@ class Record:
 
     def write(self, checkpoint: Path) -> str:
         """Puts it on disk and gives its checksum, which stands in its first line."""
-        fields = {"version": _VERSION, **dataclasses.asdict(self)}
-        rest = json.dumps(fields, indent=1)[1:]
-        checksum = hashlib.sha256(rest.encode()).hexdigest()
-        with (checkpoint / RECORD).open("w", encoding="utf-8") as file:
-            file.write(_first_line(checksum) + rest)
-            file.flush()
-            os.fsync(file.fileno())
-        return checksum
+        return write_sealed(checkpoint / RECORD, {"version": _VERSION, **dataclasses.asdict(self)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,18 +61,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     file = path / RECORD
     try:
-        text = file.read_bytes().decode()
-        fields = json.loads(text)
+        fields, checksum = read_sealed(file)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {file}: {error}. {_put_back([path])}") from error
-    if not isinstance(fields, dict) or "checksum" not in fields:
-        raise CheckpointError(
-            f"{file} has no checksum: it was written by another version, or altered. Load it with "
-            "the version that wrote it, or start in another folder"
-        )
-    checksum = hashlib.sha256(text[len(_first_line("")) + 64 :].encode()).hexdigest()
-    if not text.startswith(_first_line(checksum)):
-        raise CheckpointError(f"{file} was cut or altered. {_put_back([path])}")
     if fields["version"] != _VERSION:
         raise CheckpointError(
             f"{file} is of version {fields['version']}, expected {_VERSION}: load it with the "
@@ -170,23 +128,9 @@ def refuse_damage(chain: Sequence[Checkpoint], damage: Sequence[tuple[Path, str]
 
 
 def _damage(file: Path, expected: Checksum | None) -> str | None:
-    if expected is None:
-        return "is none of its files"
-    try:
-        num_bytes = file.stat().st_size
-        if num_bytes != expected.num_bytes:
-            return f"is of {num_bytes} bytes, expected {expected.num_bytes}"
-        return None if Checksum.of(file) == expected else "was altered"
-    except FileNotFoundError:
-        return "is missing"
-    except OSError as error:
-        return f"cannot be read: {error}"
+    return "is none of its files" if expected is None else expected.difference(file)
 
 
 def _put_back(checkpoints: Sequence[Path]) -> str:
     names = ", ".join(str(path) for path in checkpoints)
     return f"Put back a good copy, or remove {names} to go on from an earlier checkpoint"
-
-
-def _first_line(checksum: str) -> str:
-    return f'{{"checksum": "{checksum}",'

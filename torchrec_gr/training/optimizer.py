@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -17,6 +18,8 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimiz
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
+from torchrec_gr.training.freeze import freeze, thaw
+from torchrec_gr.training.parameter_groups import FOR_GOOD, ParameterGroup, group_of
 from torchrec_gr.training.tables import table_of
 
 TableOptimizerName = Literal["rowwise_adagrad", "adagrad", "sgd", "adamw"]
@@ -117,6 +120,8 @@ class ScheduledOptimizer(CombinedOptimizer):
         optimizers: each over parameters of its own.
         sharded: the tables that a dense optimizer trains, as the model's state dict holds them.
         schedule: scales every learning rate.
+        model: whose parameters they train.
+        groups: those that are frozen in the first steps.
     """
 
     def __init__(
@@ -124,18 +129,37 @@ class ScheduledOptimizer(CombinedOptimizer):
         optimizers: list[KeyedOptimizer],
         sharded: dict[str, ShardedTensor],
         schedule: Schedule,
+        model: DistributedModelParallel,
+        groups: Sequence[ParameterGroup],
     ) -> None:
         super().__init__(list(optimizers))
+        self._model = model
+        self._frozen = {g: False for g in groups if 0 < g.frozen_steps < FOR_GOOD}
         self._sharded = sharded
         self._names = {weight: name for name, weight in self.params.items()}
         self._schedule = schedule
         self._peaks = [(group, float(group["lr"])) for group in self.param_groups]
 
     def set_step(self, step: int) -> None:
-        """Sets every learning rate to its value for step `step`, counted from 0."""
+        """Sets every learning rate for step `step`, counted from 0; freezes and thaws for it."""
         factor = self._schedule.factor(step)
         for group, peak in self._peaks:
             group["lr"] = peak * factor  # type: ignore[index]
+        for part, was_frozen in self._frozen.items():
+            is_frozen = step < part.frozen_steps
+            if is_frozen != was_frozen:
+                (freeze if is_frozen else thaw)(self._model, part.patterns)
+                self._frozen[part] = is_frozen
+
+    def take_over(self, earlier: ScheduledOptimizer) -> None:
+        """Goes on with the state of an optimizer of the same parameters, or of some of them.
+
+        A table's state, which is in its module, needs no taking over.
+        """
+        for weight, state in earlier.state.items():
+            for key, value in state.items():
+                if weight in self._names and isinstance(value, Tensor):
+                    self.state[weight][key].copy_(value)
 
     def learning_rates(self) -> dict[str, float]:
         """The current rates of tables and of the rest; 0 for tables that are all frozen."""
@@ -160,10 +184,13 @@ class ScheduledOptimizer(CombinedOptimizer):
         return whole
 
 
-def fuse_table_optimizer(weight: nn.Parameter, optimizer: TableOptimizer) -> None:
+def fuse_table_optimizer(
+    weight: nn.Parameter, optimizer: TableOptimizer, lr_scale: float = 1.0
+) -> None:
     """Gives an unsharded table's weight, [rows, dim], its optimizer, if that is a fused one."""
     if optimizer.name in FUSED:
-        apply_optimizer_in_backward(FUSED[optimizer.name], [weight], {"lr": optimizer.lr})
+        settings = {"lr": optimizer.lr * lr_scale}
+        apply_optimizer_in_backward(FUSED[optimizer.name], [weight], settings)
 
 
 def build_optimizer(
@@ -171,35 +198,62 @@ def build_optimizer(
     tables: TableOptimizer,
     dense: DenseOptimizer,
     schedule: Schedule,
+    groups: Sequence[ParameterGroup] = (),
 ) -> ScheduledOptimizer:
     """Joins the optimizers that `shard` fused into the tables with AdamW over the rest.
 
+    What is frozen for good has no optimizer.
+
     Args:
-        model: sharded with the same `tables`.
+        model: sharded with the same `tables` and `groups`.
         tables, dense: the optimizers.
         schedule: of both.
+        groups: parameters with a learning rate of their own, or that are frozen at first.
+
+    Raises:
+        ValueError: groups that name nothing, or a parameter twice.
     """
     unfused = dict(in_backward_optimizer_filter(model.named_parameters()))
+    scales = {name: group.lr_scale for name, group in _groups(model, groups).items()}
     shards = {name: weight for name, weight in unfused.items() if table_of(name) is not None}
-    replicated = {name: weight for name, weight in unfused.items() if table_of(name) is None}
+    replicated = {
+        name: weight
+        for name, weight in unfused.items()
+        if table_of(name) is None and weight.requires_grad
+    }
     optimizers: list[KeyedOptimizer] = [model.fused_optimizer]
     if shards:
-        optimizers.append(_adamw(shards, tables))
+        optimizers.append(_adamw(shards, tables, scales))
     if replicated:
-        optimizer = _adamw(replicated, dense)
+        optimizer = _adamw(replicated, dense, scales)
         if dense.clip_norm is not None:
             optimizer = GradientClippingOptimizer(optimizer, GradientClipping.NORM, dense.clip_norm)
         optimizers.append(optimizer)
-    return ScheduledOptimizer(optimizers, _dense_tables(model), schedule)
+    return ScheduledOptimizer(optimizers, _dense_tables(model), schedule, model, groups)
+
+
+def _groups(
+    model: DistributedModelParallel, groups: Sequence[ParameterGroup]
+) -> Mapping[str, ParameterGroup]:
+    """By the names of the state dict, which has all tables on every process."""
+    return group_of(list(model.state_dict()), groups) if groups else {}
 
 
 def _adamw(
-    parameters: dict[str, Tensor], config: TableOptimizer | DenseOptimizer
+    parameters: dict[str, Tensor],
+    config: TableOptimizer | DenseOptimizer,
+    scales: Mapping[str, float],
 ) -> KeyedOptimizer:
+    """AdamW over parameters by name; at a learning rate times its scale for those that have one."""
+    by_rate: dict[float, list[Tensor]] = {}
+    for name, weight in parameters.items():
+        by_rate.setdefault(config.lr * scales.get(name, 1.0), []).append(weight)
     adamw = KeyedOptimizerWrapper(
         parameters,
-        lambda weights: torch.optim.AdamW(
-            weights, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        lambda _: torch.optim.AdamW(
+            [{"params": weights, "lr": rate} for rate, weights in by_rate.items()],
+            betas=config.betas,
+            weight_decay=config.weight_decay,
         ),
     )
     _start_state(adamw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Sequence
 from typing import get_args
 
 import torch
@@ -21,12 +22,19 @@ from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from torchrec_gr.embeddings.dynamic_table import dynamic_tables
-from torchrec_gr.training.freeze import has_fused_optimizer
+from torchrec_gr.training.freeze import (
+    freeze,
+    freeze_for_good,
+    frozen_names,
+    has_fused_optimizer,
+    replicate,
+)
 from torchrec_gr.training.fresh_values import fresh_values
 from torchrec_gr.training.optimizer import FUSED, TableOptimizer, fuse_table_optimizer
+from torchrec_gr.training.parameter_groups import FOR_GOOD, ParameterGroup, group_of
 from torchrec_gr.training.plan import Sharding, plan_tables
 from torchrec_gr.training.sharders import sharders
-from torchrec_gr.training.tables import table_collections, table_weights
+from torchrec_gr.training.tables import table_of, table_weights
 
 
 def shard(
@@ -36,14 +44,15 @@ def shard(
     table_optimizer: TableOptimizer,
     sharding: Sharding | None = None,
     max_table_bytes: int | None = None,
+    groups: Sequence[ParameterGroup] = (),
 ) -> DistributedModelParallel:
     """Shards a model's tables over the process group; what is not a table is replicated.
 
-    Weights keep their values, frozen tables (see `freeze_tables`) stay frozen. Every process must
-    pass a model of the same weights. A collection that was built on the meta device, as one too
-    large for any process must be, is never held whole: each process draws its own shards' first
-    values by their tables' `init_fn` (which sees the shard: one that goes by the shape, as Xavier's
-    does, would draw from another distribution).
+    Weights keep their values, what is frozen (see `freeze`) stays frozen. Every process must pass a
+    model of the same weights. A collection that was built on the meta device, as one too large for
+    any process must be, is never held whole: each process draws its own shards' first values by
+    their tables' `init_fn` (which sees the shard: one that goes by the shape, as Xavier's does,
+    would draw from another distribution).
 
     Args:
         model: holds its tables in EmbeddingCollections or EmbeddingBagCollections, anywhere.
@@ -57,10 +66,13 @@ def shard(
         max_table_bytes: how many bytes of rows and optimizer state each process may hold, where no
             `sharding` is given. Default: four fifths of the memory that is free for it, on the
             process that has least.
+        groups: parameters with a learning rate of their own, or that are frozen; pass the same to
+            `build_optimizer`.
 
     Raises:
-        ValueError: no table, a sharding and an optimizer that do not fit, or tables that do not fit
-            the memory; it says how much is missing and what would help.
+        ValueError: no table, groups that name nothing or a parameter twice, a sharding and an
+            optimizer that do not fit, or tables that do not fit the memory; it says how much is
+            missing and what would help.
     """
     if sharding is not None and sharding not in get_args(Sharding):
         raise ValueError(f"unknown sharding {sharding!r}: expected one of {get_args(Sharding)}")
@@ -69,20 +81,24 @@ def shard(
             f"max_table_bytes={max_table_bytes} with sharding={sharding!r}: give a number of bytes "
             "for a sharding by memory, or a sharding of all tables"
         )
-    fused = _fuse_optimizers(model, table_optimizer, sharding)
+    fused = _fuse_optimizers(model, table_optimizer, sharding, groups)
     try:
         plan = plan_tables(model, device=device, sharding=sharding, max_table_bytes=max_table_bytes)
     except ValueError:
         _release(fused)  # the model may be sharded again, with another optimizer
         raise
-    unsharded = list(table_weights(model).values())
+    unsharded, frozen = list(table_weights(model).values()), frozen_names(model)
     with fresh_values(model, device):
         weights = {name: w for name, w in model.state_dict().items() if not w.is_meta}
-        sharded = DistributedModelParallel(model, device=device, plan=plan, sharders=sharders())
+        sharded = DistributedModelParallel(
+            model, device=device, plan=plan, sharders=sharders(), init_data_parallel=False
+        )
     # An EmbeddingBagCollection's shards start from new random values on CPU.
     sharded.load_state_dict({**sharded.state_dict(), **weights})
     _release(unsharded)
     _read_rows_on_cpu(sharded)
+    freeze_for_good(sharded, frozen)
+    replicate(sharded)
     return sharded
 
 
@@ -101,26 +117,32 @@ def needs_equal_batches(model: DistributedModelParallel) -> bool:
 
 
 def _fuse_optimizers(
-    model: nn.Module, optimizer: TableOptimizer, sharding: Sharding | None
+    model: nn.Module,
+    optimizer: TableOptimizer,
+    sharding: Sharding | None,
+    groups: Sequence[ParameterGroup],
 ) -> list[nn.Parameter]:
-    """Gives the tables that are not frozen their optimizer, if that is a fused one."""
+    """Gives the tables that are not frozen for good their optimizer, if that is a fused one."""
     if sharding == "column_wise" and optimizer.name == "rowwise_adagrad":
         raise ValueError(
             "column_wise sharding does not fit rowwise_adagrad: each shard would take the mean of "
             "its own columns, so results would depend on the number of processes; use another "
             "table optimizer, or shard row_wise or table_wise"
         )
+    grouped = group_of([name for name, _ in model.named_parameters()], groups)
+    for group in groups:
+        if group.frozen_steps == FOR_GOOD:
+            freeze(model, group.patterns)
+    freeze(model, frozen_names(model))  # a table that lost its optimizer when it was copied
     if optimizer.name not in FUSED:
         _require_static(model, optimizer)
-    weights = [
-        weight
-        for module in table_collections(model).values()
-        for weight in table_weights(module).values()
-        if not has_fused_optimizer(weight)
-    ]
-    for weight in weights:
-        fuse_table_optimizer(weight, optimizer)
-    return [weight for weight in weights if has_fused_optimizer(weight)]
+    fused = []
+    for name, weight in model.named_parameters():
+        if table_of(name) is not None and not has_fused_optimizer(weight):
+            scale = grouped[name].lr_scale if name in grouped else 1.0
+            fuse_table_optimizer(weight, optimizer, scale)
+            fused.append(weight)
+    return [weight for weight in fused if has_fused_optimizer(weight)]
 
 
 def _require_static(model: nn.Module, optimizer: TableOptimizer) -> None:

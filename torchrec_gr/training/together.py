@@ -12,34 +12,41 @@ from torchrec_gr.training.checkpoint_record import CheckpointError
 T = TypeVar("T")
 
 
-def on_first(action: Callable[[], T], failure: str) -> T:
+def on_first(action: Callable[[], T], failure: str, kind: type[Exception] = CheckpointError) -> T:
     """Runs an action on the first process; all wait for it and get its result.
 
     Args:
-        failure: what an error that is no CheckpointError is called.
+        failure: what an error of another kind is called.
+        kind: of the error that is raised.
 
     Raises:
-        CheckpointError: on all processes, if the action failed.
+        kind: on all processes, if the action failed.
     """
-    return on_all(lambda: action() if dist.get_rank() == 0 else None, failure)[0]  # type: ignore[return-value]
+    return on_all(lambda: action() if dist.get_rank() == 0 else None, failure, kind)[0]  # type: ignore[return-value]
 
 
-def on_all(action: Callable[[], T], failure: str) -> list[T]:
+def on_all(
+    action: Callable[[], T], failure: str, kind: type[Exception] = CheckpointError
+) -> list[T]:
     """Runs an action on every process; all get all results, by rank.
 
+    Args:
+        failure: what an error of another kind is called.
+        kind: of the error that is raised.
+
     Raises:
-        CheckpointError: on all processes, if the action failed on any.
+        kind: on all processes, if the action failed on any.
     """
-    result: T | CheckpointError
+    result: T | Exception
     try:
         result = action()
-    except (OSError, TypeError, ValueError) as error:
-        result = CheckpointError(f"{failure}: {error}")
-    except CheckpointError as error:
+    except kind as error:
         result = error
-    results: list[T | CheckpointError] = [result] * dist.get_world_size()
+    except (OSError, TypeError, ValueError) as error:
+        result = kind(f"{failure}: {error}")
+    results: list[T | Exception] = [result] * dist.get_world_size()
     dist.all_gather_object(results, result)
     for found in results:
-        if isinstance(found, CheckpointError):
+        if isinstance(found, kind):
             raise found
     return results  # type: ignore[return-value]

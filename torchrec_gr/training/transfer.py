@@ -1,138 +1,187 @@
-"""Moves pretrained weights into another model, by the five strategies of GPSD."""
+"""Moves pretrained weights into a model: tables by raw id, whatever way either is sharded."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import NamedTuple, TypeAlias
 
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from torchrec_gr.training.freeze import freeze_tables
+from torchrec_gr.embeddings.dynamic_table import DynamicTable
+from torchrec_gr.schema.feature_schema import nearest_valid
+from torchrec_gr.training.freeze import frozen_names
+from torchrec_gr.training.optimizer import ScheduledOptimizer
+from torchrec_gr.training.source import Source
 from torchrec_gr.training.tables import table_of
+from torchrec_gr.training.transfer_dynamic import DynamicTransfer
+from torchrec_gr.training.transfer_plan import TablePlan, TransferPlan
+from torchrec_gr.training.transfer_processes import Processes
+from torchrec_gr.training.transfer_report import ParameterTransfer, Status, TransferReport
+from torchrec_gr.training.transfer_state import (
+    States,
+    dense_state,
+    require_dynamic_state,
+    table_state,
+)
+from torchrec_gr.training.transfer_static import StaticTransfer
+from torchrec_gr.training.transfer_targets import Targets, is_sharded, targets_of
 
-Strategy = Literal["none", "full", "sparse", "full-freeze", "sparse-freeze"]
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+TableTransfer: TypeAlias = "StaticTransfer | DynamicTransfer"
 
 
-@dataclasses.dataclass(frozen=True)
-class TransferReport:
-    """What a transfer did with the model's parameters, by name.
+class DenseTransfer(NamedTuple):
+    """A dense tensor of the model, and what goes there.
 
     Args:
-        loaded: set from the pretrained weights.
-        left: as the model was initialised.
-        frozen: loaded, and kept as they are in training.
-        unused: pretrained weights that found no place.
+        target: is written to.
+        source: the name of the source's.
+        states: of the optimizer, each with the source's that goes there.
     """
 
-    loaded: tuple[str, ...] = ()
-    left: tuple[str, ...] = ()
-    frozen: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
+    target: Tensor
+    source: str
+    states: list[tuple[Tensor, Tensor]]
 
 
 def transfer(
+    source: Source,
     model: nn.Module,
-    pretrained: Mapping[str, Tensor],
-    strategy: Strategy,
+    plan: TransferPlan,
     *,
-    tables: Mapping[str, str] | None = None,
+    optimizer: ScheduledOptimizer | None = None,
 ) -> TransferReport:
-    """Loads pretrained weights into a model that is not sharded yet, and freezes what is to freeze.
+    """Copies tables by raw id, and dense parameters by name, into a model.
 
-    "none" leaves the model as it is. "sparse" loads its tables, by table name, from an
-    EmbeddingCollection or an EmbeddingBagCollection. "full" loads every dense parameter of the same
-    name as well. "-freeze" freezes the loaded tables. A table may have more rows than the
-    pretrained one, where its vocabulary was extended: old ids keep their rows, so the first rows
-    are loaded.
+    Source and target may differ in vocabulary, order, size, sharding and number of processes, and
+    in whether tables are static or dynamic. The source is streamed: beside the model, memory holds
+    a piece of it, the raw ids, and for each row that this process holds the source row it takes.
+
+    Where the model is sharded all processes take part, each with the same source and plan.
 
     Args:
-        model: the target.
-        pretrained: whole tensors by parameter name, as `read_weights` gives them.
-        strategy: one of STRATEGIES.
-        tables: which of the model's tables to load, each with the pretrained table's name. Default:
-            every table that both have.
+        source: what to copy, as `load_pretrained` gives it.
+        model: not sharded yet, or sharded in any way.
+        plan: what goes where.
+        optimizer: of the model, where a state is to come along into what is not a dynamic table.
+
+    Returns:
+        What became of every parameter.
 
     Raises:
-        ValueError: an unknown strategy, nothing to load, a table that is missing, or a shape that
-            does not fit; the model is then untouched.
-
-    Source: GPSD (arXiv 2506.03699), transfer strategies: none, full, sparse, each with the sparse
-    part frozen or not.
+        ValueError: something asked for cannot be done: an unknown name, ids of another type, an id
+            that stands for two rows, no id that both share, widths or shapes that differ, a state
+            that is not there; on all processes, and the model is untouched. What cannot be read
+            raises the source's own error, on all processes, and may leave rows copied.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"unknown strategy {strategy!r}: expected one of {', '.join(STRATEGIES)}")
-    names = [name for name, _ in model.named_parameters()]
-    if strategy == "none":
-        return TransferReport(left=tuple(names), unused=tuple(pretrained))
-    sources = _table_sources(model, pretrained, tables)
-    if strategy.startswith("full"):
-        sources |= _dense_sources(model, pretrained)
-    parameters = dict(model.named_parameters())
-    _require_fit(parameters, pretrained, sources)
-    with torch.no_grad():
-        for name, source in sources.items():
-            parameters[name][: len(pretrained[source])].copy_(pretrained[source])
-    frozen = [n for n in sources if table_of(n)] if strategy.endswith("freeze") else []
-    freeze_tables(model, [str(table_of(name)) for name in frozen])
-    return TransferReport(
-        loaded=tuple(sources),
-        left=tuple(name for name in names if name not in sources),
-        frozen=tuple(frozen),
-        unused=tuple(name for name in pretrained if name not in sources.values()),
-    )
+    processes = Processes(is_sharded(model))
+    targets = targets_of(model)
+    states: States = optimizer.state_dict()["state"] if optimizer is not None else {}
+    trained = {name for name, _ in model.named_parameters()}
+    jobs = processes.together(lambda: _tables(source, targets, plan, states))
+    dense = processes.together(lambda: _dense(source, targets, plan, states, trained))
+    pa.default_memory_pool().release_unused()  # what reading raw ids took beside them
+    for job in jobs:
+        job.match(processes)
+    for job in jobs:
+        job.copy(processes)
+    processes.together(lambda: _copy_dense(source, dense))
+    return _report(source, model, targets, plan, jobs)
 
 
-def _table_sources(
-    model: nn.Module, pretrained: Mapping[str, Tensor], tables: Mapping[str, str] | None
-) -> dict[str, str]:
-    """The model's table weights to load, each with the name of the pretrained one."""
-    sources = {table: name for name in pretrained if (table := table_of(name)) is not None}
-    targets = {
-        table: name for name, _ in model.named_parameters() if (table := table_of(name)) is not None
-    }
-    if tables is None:
-        tables = {table: table for table in targets if table in sources}
-    missing = sorted(set(tables) - set(targets))
-    missing_sources = sorted(set(tables.values()) - set(sources))
-    if not tables or missing or missing_sources:
-        raise ValueError(
-            f"cannot transfer tables: the model lacks {missing}, the pretrained weights lack "
-            f"{missing_sources}; the model's tables are {sorted(targets)}, the pretrained ones "
-            f"{sorted(sources)}"
-        )
-    return {targets[table]: sources[source] for table, source in tables.items()}
+def _tables(
+    source: Source, targets: Targets, plan: TransferPlan, states: States
+) -> list[TableTransfer]:
+    return [_table(source, targets, *entry, states) for entry in plan.tables.items()]
 
 
-def _dense_sources(model: nn.Module, pretrained: Mapping[str, Tensor]) -> dict[str, str]:
-    names = [
-        name
-        for name, _ in model.named_parameters()
-        if name in pretrained and table_of(name) is None
-    ]
+def _table(
+    source: Source, targets: Targets, table: str, plan: TablePlan, states: States
+) -> TableTransfer:
+    names = [name for name in targets.tables if table_of(name) == table]
     if not names:
+        tables = {str(table_of(name)) for name in targets.tables}
+        raise ValueError(f"the model: {nearest_valid('table', table, tables)}")
+    if len(names) > 1:
         raise ValueError(
-            f"no full transfer into {type(model).__name__}: it has no dense parameter of the same "
-            "name as a pretrained one; it can take the tables: use 'sparse' or 'sparse-freeze'"
+            f"the model has more than one table {table!r}: {', '.join(names)}; give them names of "
+            "their own"
         )
-    return {name: name for name in names}
+    if plan.source not in source.tables:
+        raise ValueError(f"{source.name}: {nearest_valid('table', plan.source, source.tables)}")
+    (name,) = names
+    target, of = targets.tables[name], source.tables[plan.source]
+    if isinstance(target, DynamicTable):
+        if plan.optimizer_state:
+            require_dynamic_state(name, target, of, plan)
+        return DynamicTransfer(name, target, of, plan)
+    for held in target.held:
+        for _, shard in held.weights:
+            _require_values(name, shard)
+    state = table_state(target, of, plan, states) if plan.optimizer_state else None
+    return StaticTransfer(table, target, of, plan, state)
 
 
-def _require_fit(
-    parameters: Mapping[str, Tensor], pretrained: Mapping[str, Tensor], sources: Mapping[str, str]
-) -> None:
-    for name, source in sources.items():
-        if parameters[name].is_meta:
+def _dense(
+    source: Source, targets: Targets, plan: TransferPlan, states: States, trained: set[str]
+) -> list[DenseTransfer]:
+    shapes, found = source.dense_shapes(), []
+    for name, of in plan.dense.items():
+        if name not in targets.dense:
+            raise ValueError(f"the model: {nearest_valid('dense tensor', name, targets.dense)}")
+        if of not in shapes:
+            raise ValueError(f"{source.name}: {nearest_valid('dense tensor', of, shapes)}")
+        target = targets.dense[name]
+        _require_values(name, target)
+        if tuple(target.shape) != tuple(shapes[of]):
             raise ValueError(
-                f"cannot transfer {source} into {name}, which is on the meta device and holds "
-                "nothing yet: build the model's tables on a real device"
+                f"cannot transfer {of} of shape {tuple(shapes[of])} into {name} of shape "
+                f"{tuple(target.shape)}: dense tensors must be of one shape, leave it out"
             )
-        target, value = parameters[name].shape, pretrained[source].shape
-        grown = table_of(name) is not None and target[1:] == value[1:] and target[0] >= value[0]
-        if target != value and not grown:
-            raise ValueError(
-                f"cannot transfer {source} of shape {tuple(value)} into {name} of shape "
-                f"{tuple(target)}: widths must be equal, and a table may only have gained rows"
-            )
+        takes_state = plan.dense_optimizer_state and name in trained
+        moved = dense_state(name, source, of, states) if takes_state else []
+        found.append(DenseTransfer(target, of, moved))
+    return found
+
+
+def _require_values(name: str, tensor: Tensor) -> None:
+    if tensor.is_meta:
+        raise ValueError(
+            f"cannot transfer into {name}, which is on the meta device and holds nothing yet: "
+            "shard the model first, or build it on a real device"
+        )
+
+
+@torch.no_grad()
+def _copy_dense(source: Source, dense: list[DenseTransfer]) -> None:
+    for part in dense:
+        part.target.copy_(source.dense(part.source))
+        for own, given in part.states:
+            own.copy_(given)
+
+
+def _report(
+    source: Source,
+    model: nn.Module,
+    targets: Targets,
+    plan: TransferPlan,
+    jobs: list[TableTransfer],
+) -> TransferReport:
+    frozen, by_name = frozen_names(model), {job.name: job for job in jobs}
+    entries = []
+    for name in targets.names():
+        status: Status = "left"
+        note = ""
+        if job := by_name.get(name):
+            status, note = "resized" if job.is_resized else "loaded", job.note
+        elif name in plan.dense:
+            of = plan.dense[name]
+            status, note = "loaded", "" if of == name else f"from {of}"
+        entries.append(ParameterTransfer(name, status, name in frozen, note))
+    taken = {part.source for part in plan.tables.values()} | set(plan.dense.values())
+    return TransferReport(
+        source=source.name,
+        parameters=tuple(entries),
+        tables=tuple(job.report() for job in jobs),
+        unused=tuple(n for n in (*source.tables, *source.dense_shapes()) if n not in taken),
+    )
