@@ -18,7 +18,7 @@ from pipelines.settings import PretrainUsers, Settings
 from torchrec_gr.data.datasets import DATASETS
 from torchrec_gr.data.loader import HistoryAsOf
 from torchrec_gr.schema.feature_schema import nearest_valid
-from torchrec_gr.training.transfer import STRATEGIES
+from torchrec_gr.training.strategy import STRATEGIES
 
 Command = Literal["pretrain", "finetune", "compare"]
 
@@ -147,8 +147,8 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--strategies",
-        type=_words,
-        metavar="S[,S...]",
+        type=_strategies,
+        metavar="all|S[,S...]",
         help=f"of {', '.join(STRATEGIES)} (default: {','.join(d.strategies)})",
     )
     parser.add_argument("--seeds", type=int, help=f"how many (default: {d.seeds})")
@@ -178,7 +178,9 @@ def _add_single_run(parser: argparse.ArgumentParser, command: Command) -> None:
             default="none",
             help="how pretrained weights come in (default: none)",
         )
-        parser.add_argument("--pretrained", type=Path, metavar="RUN", help="a pretraining's --out")
+        parser.add_argument(
+            "--pretrained", type=Path, metavar="DIR", help="a pretraining's --out, or an artefact"
+        )
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
@@ -206,6 +208,10 @@ def _data_set(name: str) -> str:
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _strategies(text: str) -> tuple[str, ...]:
+    return STRATEGIES if text == "all" else _words(text)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final, Literal, get_args
 
 import numpy as np
 import torch
@@ -42,11 +43,16 @@ from pipelines.settings import PretrainUsers, Settings
 from torchrec_gr.data.log_source import TEST, TRAIN, VALIDATION
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.training.process_group import process_group
+from torchrec_gr.training.strategy import Strategy
 from torchrec_gr.training.trainer import OnStep
-from torchrec_gr.training.transfer import Strategy
 
 _MAY_GROW = ("models", "strategies", "seeds", "dims", "pretrain_users", "epochs", "data_dir")
 """Settings that may change between two starts of one comparison."""
+
+PretrainedOn = Literal["all", "training", "labels"]
+
+LABELS: Final = "labels"
+"""What a model pretrains itself on where no user has a history."""
 
 _CURVE_STEPS = 20
 """Steps that one point of a training curve is the mean of."""
@@ -61,43 +67,46 @@ class Run:
         strategy: how pretrained weights come in.
         dim: width of tables and transformer.
         seed: of weights and order, in both stages.
-        users: whose histories pretraining reads; None without pretraining.
+        pretrain: whose histories pretraining reads, or LABELS; None without pretraining.
     """
 
     model: str
     strategy: Strategy
     dim: int
     seed: int
-    users: PretrainUsers | None
+    pretrain: PretrainedOn | None
 
     @property
     def key(self) -> RunKey:
         """Its name in the results."""
-        words = f"{self.users} users" if self.users else None
+        words = f"{self.pretrain} users" if self.pretrain in get_args(PretrainUsers) else None
         model = self.model.replace(":", ".")
-        return RunKey(Variant(model, self.strategy, self.dim, words), self.seed)
+        variant = Variant(model, self.strategy, self.dim, words or self.pretrain)
+        return RunKey(variant, self.seed)
 
 
-def plan(settings: Settings) -> list[Run]:
+def plan(settings: Settings, *, has_histories: bool) -> list[Run]:
     """Every run that the settings ask for, a seed at a time, the baseline first.
 
-    A model without a transformer takes the pretrained tables alone: "full" is no strategy of its.
+    A model without a transformer takes tables alone that were pretrained on histories: "full" is no
+    strategy of its. Where the log has no histories, a model pretrains itself, one epoch on labels.
 
     Raises:
         ValueError: an unknown model.
     """
+    sources: tuple[PretrainedOn, ...] = settings.pretrain_users if has_histories else (LABELS,)
     models = [settings.baseline] if settings.baseline else []
     models += [m for m in settings.models if not (settings.baseline and m == "dlrm")]
     for model in models:
         require_known(model)
     return [
-        Run(model, strategy, dim, seed, users)
+        Run(model, strategy, dim, seed, pretrain)
         for seed in range(settings.seeds)
         for dim in settings.dims
         for model in models
         for strategy in settings.strategies
-        for users in (settings.pretrain_users if strategy != "none" else (None,))
-        if model == "gpsd" or not strategy.startswith("full")
+        for pretrain in (sources if strategy != "none" else (None,))
+        if model == "gpsd" or pretrain == LABELS or not strategy.startswith("full")
     ]
 
 
@@ -126,7 +135,7 @@ class Comparison:
         for run in runs:
             if self._epochs_done(run) >= self._settings.epochs:
                 continue
-            pretrained = self._pretrained(run) if run.users else None
+            pretrained = self._pretrained(run) if run.pretrain else None
             self._finetune(run, pretrained)
 
     def _epochs_done(self, run: Run) -> int:
@@ -158,18 +167,38 @@ class Comparison:
 
     def _pretrained(self, run: Run) -> Pretrained:
         """The pretraining that a run starts from: made once, shared by all that need it."""
-        assert run.users is not None
-        name = f"pretrain.{run.users}.d{run.dim}.s{run.seed}"
+        if run.pretrain == LABELS:
+            return self._pretrained_on_labels(run)
+        assert run.pretrain is not None
+        name = f"pretrain.{run.pretrain}.d{run.dim}.s{run.seed}"
         return pretrain(
             self._log,
             self._settings,
             self._out / "pretrain" / name,
             dim=run.dim,
             seed=run.seed,
-            users=run.users,
+            users=run.pretrain,
             device=self._device,
             on_step=self._curve(name, "pretrain"),
         )
+
+    def _pretrained_on_labels(self, run: Run) -> Pretrained:
+        """The model itself after its first epoch, before which no id is overfitted."""
+        model = run.model.replace(":", ".")
+        run_dir = self._out / "pretrain" / f"pretrain.{LABELS}.{model}.d{run.dim}.s{run.seed}"
+        seconds: list[float] = []
+        finetune(
+            self._log,
+            dataclasses.replace(self._settings, epochs=1),
+            run_dir,
+            model=run.model,
+            strategy="none",
+            dim=run.dim,
+            seed=run.seed,
+            device=self._device,
+            on_epoch=lambda result: seconds.append(result.seconds),
+        )
+        return Pretrained(run_dir, seconds[-1])
 
     def _finetune(self, run: Run, pretrained: Pretrained | None) -> None:
         def record(result: EpochResult) -> None:
@@ -246,11 +275,14 @@ def _row(run: Run, result: EpochResult, pretrained: Pretrained | None) -> Result
         train_seconds=before + result.seconds,
         pretrain_seconds=before,
         examples_per_second=result.training.examples_per_second,
-        parameters=result.num_embedding + result.num_dense,
-        parameters_embedding=result.num_embedding,
-        parameters_dense=result.num_dense,
-        frozen=result.transfer.frozen,
-        metrics=_further({split: m.to_dict() for split, m in result.metrics.items()}),
+        parameters=result.ranker.num_embedding + result.ranker.num_dense,
+        parameters_embedding=result.ranker.num_embedding,
+        parameters_dense=result.ranker.num_dense,
+        frozen=result.ranker.frozen,
+        metrics={
+            **_further({split: m.to_dict() for split, m in result.metrics.items()}),
+            **result.diagnostic,
+        },
     )
 
 
@@ -322,8 +354,9 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     options, settings = parse("compare", __doc__, arguments)
     with report_errors(), process_group(settings.device) as device:
-        runs = plan(settings)
+        plan(settings, has_histories=True)  # a word that is wrong is found before the log is read
         log = open_log(settings, options.out / "data")
+        runs = plan(settings, has_histories=log.schema.target is not None)
         given = sys.argv[1:] if arguments is None else arguments
         writes = dist.get_rank() == 0
         if writes:

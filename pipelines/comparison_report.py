@@ -10,11 +10,13 @@ from pipelines import report_plots
 from pipelines.comparison_summary import (
     SMALLEST_DIFFERENCE,
     Difference,
+    Resampled,
     VariantSummary,
     chosen_rows,
     resample_runs,
     summarize,
 )
+from pipelines.diagnostic_report import diagnostic_section
 from pipelines.report_document import (
     Block,
     Bullets,
@@ -27,6 +29,7 @@ from pipelines.report_document import (
 )
 from pipelines.results import ResultRow, read_results, write_atomically
 from pipelines.run_artifacts import Curve, RunInfo, read_curves, read_run_info
+from pipelines.strategy_report import strategy_section
 
 
 def write_report(out_dir: Path) -> Path:
@@ -41,9 +44,10 @@ def write_report(out_dir: Path) -> Path:
     Raises:
         ValueError: a file of the folder is damaged, or predictions do not fit the results.
     """
-    info = read_run_info(out_dir)
-    summaries = _summaries(out_dir, read_results(out_dir), info)
-    blocks = list(_document(summaries, info, read_curves(out_dir)))
+    info, rows = read_run_info(out_dir), read_results(out_dir)
+    resampled = resample_runs(out_dir, chosen_rows(rows))
+    summaries = summarize(rows, resampled, info.baseline_model, info.baseline_strategy)
+    blocks = list(_document(summaries, resampled, info, read_curves(out_dir)))
     for block in blocks:
         if isinstance(block, Figure):
             write_atomically(out_dir / "plots" / f"{block.name}.svg", block.svg.encode())
@@ -69,7 +73,9 @@ def format_table(rows: Sequence[ResultRow], out_dir: Path | None = None) -> str:
         table = tables.terminal_table(summarize(rows, {}), RunInfo())
     else:
         info = read_run_info(out_dir)
-        table = tables.terminal_table(_summaries(out_dir, rows, info), info)
+        resampled = resample_runs(out_dir, chosen_rows(rows))
+        summaries = summarize(rows, resampled, info.baseline_model, info.baseline_strategy)
+        table = tables.terminal_table(summaries, info)
     lines = [table.columns, *table.rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = (
@@ -82,21 +88,20 @@ def format_table(rows: Sequence[ResultRow], out_dir: Path | None = None) -> str:
     return "\n".join("  ".join(line).rstrip() for line in aligned)
 
 
-def _summaries(out_dir: Path, rows: Sequence[ResultRow], info: RunInfo) -> list[VariantSummary]:
-    resampled = resample_runs(out_dir, chosen_rows(rows))
-    return summarize(rows, resampled, info.baseline_model, info.baseline_strategy)
-
-
 def _document(
-    summaries: Sequence[VariantSummary], info: RunInfo, curves: Sequence[Curve]
+    summaries: Sequence[VariantSummary],
+    resampled: Resampled,
+    info: RunInfo,
+    curves: Sequence[Curve],
 ) -> Iterator[Block]:
     yield Heading(1, info.title)
     if summaries:
         yield from _summary(summaries, info)
         yield from _results(summaries, info)
-        yield from _transfer(summaries)
+        yield from strategy_section(summaries, resampled)
         yield from _further_metrics(summaries)
         yield from _epochs(summaries, info)
+        yield from diagnostic_section(summaries)
         yield from _section("Quality and cost", report_plots.auc_by_cost(summaries))
     else:
         yield Paragraph("No results yet.")
@@ -231,20 +236,6 @@ def _results(summaries: Sequence[VariantSummary], info: RunInfo) -> Iterator[Blo
     compared = [(s, s.baseline) for s in summaries if s.baseline is not None]
     if compared:
         yield tables.difference_table(compared, tables.baseline_name(info))
-
-
-def _transfer(summaries: Sequence[VariantSummary]) -> Iterator[Block]:
-    transferred = [(s, s.scratch) for s in summaries if s.scratch is not None]
-    if not transferred:
-        return
-    verdicts = [difference.verdict for _, difference in transferred]
-    yield Heading(2, "Does pretraining pay?")
-    yield Paragraph(
-        f"Each model against itself trained from scratch: of {len(transferred)} ways to use "
-        f"pretrained weights, {verdicts.count('better')} are better than none, "
-        f"{verdicts.count('worse')} worse; the others are not told apart."
-    )
-    yield tables.difference_table(transferred, "from scratch")
 
 
 def _further_metrics(summaries: Sequence[VariantSummary]) -> Iterator[Block]:

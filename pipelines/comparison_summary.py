@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ SMALLEST_DIFFERENCE = 0.0015
 """A smaller difference of AUC is never called one: three seeds against three resolve no less."""
 
 Verdict = Literal["better", "worse", "not told apart", "no verdict"]
+
+Resampled: TypeAlias = Mapping[RunKey, npt.NDArray[np.float64]]
+"""Each run's AUC in the same draws of test users, [R] each, as `resample_runs` makes them."""
 
 
 class Spread(NamedTuple):
@@ -107,7 +110,7 @@ def metric(row: ResultRow, name: str) -> float | None:
 
 def summarize(
     rows: Iterable[ResultRow],
-    resampled: Mapping[RunKey, npt.NDArray[np.float64]],
+    resampled: Resampled,
     baseline_model: str = "dlrm",
     baseline_strategy: str = "none",
 ) -> list[VariantSummary]:
@@ -167,7 +170,7 @@ def chosen_rows(rows: Iterable[ResultRow]) -> dict[RunKey, ResultRow]:
 def difference(
     rows: Sequence[ResultRow],
     others: Sequence[ResultRow],
-    resampled: Mapping[RunKey, npt.NDArray[np.float64]],
+    resampled: Resampled,
 ) -> Difference:
     """Mean AUC of `rows` less that of `others`, one row a seed, with what chance may have done.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pipelines import diagnostic
 from pipelines.comparison_summary import Difference, Interval, Spread, VariantSummary
 from pipelines.report_document import EMPTY, Table, without_empty_columns
 from pipelines.run_artifacts import RunInfo
@@ -81,9 +82,34 @@ def epoch_table(trained: Sequence[VariantSummary]) -> Table:
     return _table([*_IDENTITY, *map(str, epochs), "chosen"], trained, cells)
 
 
+def strategy_table(group: Sequence[VariantSummary]) -> Table:
+    """One model's strategies: the peak, what it is worth against none, every epoch, the cost."""
+    epochs = sorted({row.epoch for s in group for row in s.rows})
+    columns = ["strategy", "pretrained on", "seeds", "AUC", "less none [95%]", "verdict"]
+    columns += ["validation AUC", "chosen epoch", *(f"after {epoch}" for epoch in epochs)]
+    columns += ["train s", "of it pretraining"]
+
+    def cells(s: VariantSummary) -> Iterator[str]:
+        means = s.mean_by_epoch("auc")
+        yield s.variant.strategy
+        yield s.variant.pretrain or EMPTY
+        yield str(len(s.chosen))
+        yield spread_in_words(s.spread("auc"))
+        yield EMPTY if s.scratch is None else difference_in_words(s.scratch)
+        yield EMPTY if s.scratch is None else s.scratch.verdict
+        yield _mean(s, "validation_auc", 4)
+        yield _epochs(s)
+        yield from (f"{means[e]:.4f}" if e in means else EMPTY for e in epochs)
+        yield from _costs(s)[:2]
+
+    rows = [list(cells(s)) for s in group]
+    return without_empty_columns(Table(columns, rows, left=2))
+
+
 def further_metrics_table(summaries: Sequence[VariantSummary]) -> Table | None:
-    """Metrics that are no field of a row; None where there are none."""
-    names = list(dict.fromkeys(name for s in summaries for row in s.chosen for name in row.metrics))
+    """Metrics that are no field of a row nor of the diagnostic; None where there are none."""
+    found = dict.fromkeys(name for s in summaries for row in s.chosen for name in row.metrics)
+    names = [name for name in found if name not in diagnostic.METRICS]
     if not names:
         return None
     return _table(

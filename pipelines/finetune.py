@@ -13,31 +13,59 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from pipelines.command_line import parse, report_errors
+from pipelines.diagnostic import Diagnostic
 from pipelines.evaluation import SplitMetrics, measure
 from pipelines.open_log import open_log
 from pipelines.rankers import Ranker, build_ranker
 from pipelines.results import write_atomically
 from pipelines.run_folder import describe_run, read_vocabularies
 from pipelines.settings import Settings
+from pipelines.transferring import Transferred, move_weights, open_weights
 from torchrec_gr.data.loader import RequestLoader
 from torchrec_gr.data.log_source import TRAIN
 from torchrec_gr.data.prepared_log import PreparedLog
-from torchrec_gr.training.checkpoint import read_weights
 from torchrec_gr.training.evaluation import Predictions
-from torchrec_gr.training.optimizer import Schedule, TableOptimizer, build_optimizer
+from torchrec_gr.training.freeze import frozen_names
+from torchrec_gr.training.optimizer import Schedule, build_optimizer
 from torchrec_gr.training.process_group import process_group
 from torchrec_gr.training.sharding import needs_equal_batches, shard
+from torchrec_gr.training.strategy import Strategy, parameter_groups
 from torchrec_gr.training.tables import table_of
 from torchrec_gr.training.trainer import EpochProgress, OnStep, Trainer
-from torchrec_gr.training.transfer import Strategy, TransferReport, transfer
+from torchrec_gr.training.transfer_report import TransferReport
+
+
+@dataclasses.dataclass(frozen=True)
+class RankerFacts:
+    """What stays the same from epoch to epoch.
+
+    Args:
+        frozen: tables, and parameters that are none, that never train.
+        num_embedding, num_dense: numbers in tables, and the others.
+    """
+
+    frozen: tuple[str, ...]
+    num_embedding: int
+    num_dense: int
+
+    @classmethod
+    def of(cls, module: nn.Module) -> RankerFacts:
+        """Of a ranker that is not sharded yet."""
+        sizes = {True: 0, False: 0}
+        for name, parameter in module.named_parameters():
+            sizes[table_of(name) is not None] += parameter.numel()
+        frozen = sorted(table_of(name) or name for name in frozen_names(module))
+        return cls(tuple(frozen), sizes[True], sizes[False])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +78,8 @@ class EpochResult:
         seconds: of training up to its end, this stage alone.
         metrics: by split.
         predictions: of every split.
-        transfer: what was loaded, left and frozen.
-        num_embedding, num_dense: parameters.
+        diagnostic: of rows by how often their ids were seen in training; see `Diagnostic`.
+        ranker: whose epoch it is.
     """
 
     epoch: int
@@ -59,9 +87,8 @@ class EpochResult:
     seconds: float
     metrics: dict[str, SplitMetrics]
     predictions: dict[str, Predictions]
-    transfer: TransferReport
-    num_embedding: int
-    num_dense: int
+    diagnostic: dict[str, float]
+    ranker: RankerFacts
 
 
 def finetune(
@@ -78,6 +105,7 @@ def finetune(
     start: Path | None = None,
     on_epoch: Callable[[EpochResult], None],
     on_step: OnStep | None = None,
+    on_transfer: Callable[[TransferReport], None] | None = None,
 ) -> None:
     """Trains a ranker and evaluates it after each epoch, or finishes what was begun in `run_dir`.
 
@@ -94,66 +122,98 @@ def finetune(
         start: an earlier ranker's run to start from, instead of `pretrained`.
         on_epoch: called after each epoch; again for the last one when a run is taken up.
         on_step: called after each step with its number, loss and learning rate.
+        on_transfer: called with what came from earlier weights, on the first process.
     """
     ranker = build_ranker(model, log, settings, dim, seed)
-    report = _load(ranker, strategy, pretrained, start)
-    sizes = _num_parameters(ranker)
-    tables = ranker.stage.tables_for(strategy)
-    trainer = _trainer(ranker, tables, log, settings, run_dir, seed, device, on_step)
+    moved = _load(ranker, log, strategy, pretrained, start)
+    facts = RankerFacts.of(ranker.module)
+    trainer = _trainer(ranker, moved, strategy, log, settings, run_dir, seed, device, on_step)
     if dist.get_rank() == 0:
         words = {"model": model, "strategy": strategy, "dim": dim, "seed": seed}
         describe_run(run_dir, log, {"settings": settings, **words})
-        write_atomically(
-            run_dir / "transfer.json", json.dumps(dataclasses.asdict(report), indent=1).encode()
-        )
-    # Made once: a loader keeps what it has decoded.
-    held_out = {
-        split: _evaluation_loader(log, split, ranker, settings, _pads(ranker, trainer.model))
-        for split in log.splits
-        if split != TRAIN
-    }
+        moved.report.save(run_dir / "transfer.json")
+        if on_transfer is not None:
+            on_transfer(moved.report)
+    evaluation = _Evaluation(log, settings, ranker, trainer, facts)
     trainer.resume()
     while True:
         if trainer.finished:
-            predictions = {split: trainer.evaluate(loader) for split, loader in held_out.items()}
-            on_epoch(
-                EpochResult(
-                    epoch=len(trainer.finished),
-                    training=trainer.finished[-1],
-                    seconds=sum(progress.seconds for progress in trainer.finished),
-                    metrics={
-                        split: measure(log, scored, settings.history_as_of)
-                        for split, scored in predictions.items()
-                    },
-                    predictions=predictions,
-                    transfer=report,
-                    num_embedding=sizes[0],
-                    num_dense=sizes[1],
-                )
-            )
+            on_epoch(evaluation.after_epoch())
         if len(trainer.finished) >= settings.epochs:
             return
         trainer.train_epoch()
 
 
+class _Evaluation:
+    """Measures a ranker between epochs."""
+
+    def __init__(
+        self,
+        log: PreparedLog,
+        settings: Settings,
+        ranker: Ranker,
+        trainer: Trainer,
+        facts: RankerFacts,
+    ) -> None:
+        self._log, self._settings, self._ranker, self._trainer = log, settings, ranker, trainer
+        self._facts = facts
+        # Made once: a loader keeps what it has decoded.
+        self._held_out = {split: self._loader(split) for split in log.splits if split != TRAIN}
+        self._diagnostic = Diagnostic(log, self._loader)
+
+    def after_epoch(self) -> EpochResult:
+        """Of the epoch that was trained last."""
+        trainer = self._trainer
+        scored = {split: trainer.evaluate(loader) for split, loader in self._held_out.items()}
+        return EpochResult(
+            epoch=len(trainer.finished),
+            training=trainer.finished[-1],
+            seconds=sum(progress.seconds for progress in trainer.finished),
+            metrics={
+                split: measure(self._log, predictions, self._settings.history_as_of)
+                for split, predictions in scored.items()
+            },
+            predictions=scored,
+            diagnostic=self._diagnostic.measure(trainer.evaluate, scored),
+            ranker=self._facts,
+        )
+
+    def _loader(self, split: str) -> RequestLoader:
+        return RequestLoader(
+            self._log,
+            split,
+            batch_size=max(self._ranker.stage.batch_size, 1024),
+            view=self._ranker.view,
+            history_as_of=self._settings.history_as_of,
+            rank=dist.get_rank(),
+            world_size=dist.get_world_size(),
+            pad=_pads(self._ranker, self._trainer.model),
+        )
+
+
 def _load(
-    ranker: Ranker, strategy: Strategy, pretrained: Path | None, start: Path | None
-) -> TransferReport:
+    ranker: Ranker,
+    log: PreparedLog,
+    strategy: Strategy,
+    pretrained: Path | None,
+    start: Path | None,
+) -> Transferred:
     if start is not None:
-        return transfer(ranker.module, read_weights(start), "full")
+        return move_weights(ranker.module, open_weights(start), "full", log.vocabularies)
     if strategy == "none":
-        return transfer(ranker.module, {}, "none")
+        return move_weights(ranker.module, None, "none", log.vocabularies)
     if pretrained is None:
         raise ValueError(
             f"strategy {strategy!r} needs a pretrained run: name one with --pretrained, or make "
             "one with python -m pipelines.pretrain"
         )
-    return transfer(ranker.module, read_weights(pretrained), strategy)
+    return move_weights(ranker.module, open_weights(pretrained), strategy, log.vocabularies)
 
 
 def _trainer(
     ranker: Ranker,
-    tables: TableOptimizer,
+    moved: Transferred,
+    strategy: Strategy,
     log: PreparedLog,
     settings: Settings,
     run_dir: Path,
@@ -162,8 +222,20 @@ def _trainer(
     on_step: OnStep | None,
 ) -> Trainer:
     stage = ranker.stage
+    steps = math.ceil(log.num_rows(TRAIN) / stage.batch_size)
+    groups = parameter_groups(
+        strategy,
+        moved.tables,
+        moved.dense,
+        thaw_after=settings.thaw_epochs * steps,
+        table_scale=stage.transferred_scale,
+    )
     sharded = shard(
-        ranker.module, device=device, table_optimizer=tables, sharding=settings.sharding
+        ranker.module,
+        device=device,
+        table_optimizer=stage.tables,
+        sharding=settings.sharding,
+        groups=groups,
     )
     loader = RequestLoader(
         log,
@@ -180,7 +252,7 @@ def _trainer(
     schedule = Schedule(stage.warmup_steps, total)
     return Trainer(
         sharded,
-        build_optimizer(sharded, tables, stage.dense, schedule),
+        build_optimizer(sharded, stage.tables, stage.dense, schedule, groups),
         loader,
         run_dir=run_dir,
         checkpoint_steps=settings.checkpoint_steps,
@@ -190,31 +262,8 @@ def _trainer(
     )
 
 
-def _evaluation_loader(
-    log: PreparedLog, split: str, ranker: Ranker, settings: Settings, pad: bool
-) -> RequestLoader:
-    return RequestLoader(
-        log,
-        split,
-        batch_size=max(ranker.stage.batch_size, 1024),
-        view=ranker.view,
-        history_as_of=settings.history_as_of,
-        rank=dist.get_rank(),
-        world_size=dist.get_world_size(),
-        pad=pad,
-    )
-
-
 def _pads(ranker: Ranker, model: DistributedModelParallel) -> bool:
     return ranker.view == "impressions" and needs_equal_batches(model)
-
-
-def _num_parameters(ranker: Ranker) -> tuple[int, int]:
-    """Numbers in tables, and the others."""
-    sizes = {True: 0, False: 0}
-    for name, parameter in ranker.module.named_parameters():
-        sizes[table_of(name) is not None] += parameter.numel()
-    return sizes[True], sizes[False]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -235,10 +284,8 @@ def main(arguments: list[str] | None = None) -> None:
         write_atomically(path, json.dumps(written, indent=1).encode())
 
     with report_errors(), process_group(settings.device) as device:
-        earlier = options.start or options.pretrained
-        log = open_log(
-            settings, options.out / "data", read_vocabularies(earlier) if earlier else None
-        )
+        previous = read_vocabularies(options.start) if options.start else None
+        log = open_log(settings, options.out / "data", previous)
         finetune(
             log,
             settings,
@@ -251,6 +298,7 @@ def main(arguments: list[str] | None = None) -> None:
             pretrained=options.pretrained,
             start=options.start,
             on_epoch=show,
+            on_transfer=lambda report: print(report, flush=True),
         )
 
 

@@ -5,32 +5,35 @@ r"""Generative pretraining of the sparse tables and the transformer on user hist
         --out runs/later-day
 
 Stopped and started again with the same --out, it goes on where it was. `--from` goes on from an
-earlier run with another log: ids that are new get rows, old ones keep theirs.
+earlier run with another log: ids that are new get rows, old ones keep theirs. The finished run has
+a folder `artefact` that stands on its own: see docs/pretrained.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from pipelines.command_line import parse, report_errors
+from pipelines.config import to_plain
 from pipelines.open_log import open_log
 from pipelines.rankers import gpsd_config
 from pipelines.run_folder import describe_run, read_vocabularies
 from pipelines.settings import PretrainUsers, Settings
+from pipelines.transferring import move_weights, open_weights
 from torchrec_gr.data.log_source import TRAIN
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.data.sequence_loader import SequenceLoader
 from torchrec_gr.models.gpsd import GPSDPretrainer
-from torchrec_gr.training.checkpoint import read_weights
+from torchrec_gr.pretrained import ARTEFACT, ModelCard, has_artefact, save_pretrained
 from torchrec_gr.training.optimizer import Schedule, build_optimizer
 from torchrec_gr.training.process_group import process_group
 from torchrec_gr.training.sharding import shard
-from torchrec_gr.training.trainer import OnStep, Trainer
-from torchrec_gr.training.transfer import transfer
+from torchrec_gr.training.trainer import EpochProgress, OnStep, Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +61,7 @@ def pretrain(
     start: Path | None = None,
     on_step: OnStep | None = None,
 ) -> Pretrained:
-    """Pretrains, or finishes what was begun in `run_dir`.
+    """Pretrains, or finishes what was begun in `run_dir`; leaves an artefact in its `artefact`.
 
     Args:
         log: the histories.
@@ -75,7 +78,7 @@ def pretrain(
     torch.manual_seed(seed)
     model = GPSDPretrainer(gpsd_config(settings, dim), log.schema, log.table_rows)
     if start is not None:
-        transfer(model, read_weights(start), "full")
+        move_weights(model, open_weights(start), "full", log.vocabularies)
     loader = SequenceLoader(
         log,
         batch_size=stage.batch_size,
@@ -108,7 +111,30 @@ def pretrain(
                 f"loss {progress.mean_loss:.4f}, {progress.seconds:.0f} s",
                 flush=True,
             )
+    if not has_artefact(run_dir):
+        save_pretrained(
+            run_dir / ARTEFACT,
+            sharded,
+            module="gpsd",
+            config=dataclasses.asdict(gpsd_config(settings, dim)),
+            schema=log.schema,
+            vocabularies=log.vocabularies,
+            card=_card(log, settings, users, trainer.finished),
+            optimizer=trainer.optimizer,
+        )
     return Pretrained(run_dir, sum(progress.seconds for progress in trainer.finished))
+
+
+def _card(
+    log: PreparedLog, settings: Settings, users: PretrainUsers, epochs: Sequence[EpochProgress]
+) -> ModelCard:
+    seconds = sum(epoch.seconds for epoch in epochs)
+    return ModelCard(
+        trained_on=f"{log.schema.name}: the histories of {users} users",
+        data={"splits": ", ".join(readable_splits(log, users)), **log.counts},
+        metrics={f"loss after epoch {epoch.epoch + 1}": epoch.mean_loss for epoch in epochs},
+        settings={**to_plain(settings.pretrain), "seconds of training": round(seconds, 1)},
+    )
 
 
 def readable_splits(log: PreparedLog, users: PretrainUsers) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The report's plots as SVG: quality by epoch, quality against cost, training curves."""
+"""The report's plots as SVG: AUC and NE by epoch, quality against cost, training curves."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ _COLORS = {
     "sparse": "#56b4e9",
     "full-freeze": "#d55e00",
     "sparse-freeze": "#009e73",
+    "full-thaw": "#cc79a7",
+    "sparse-thaw": "#0072b2",
+    "full-slow": "#b8a500",
+    "sparse-slow": "#7f7f7f",
 }
-_FURTHER_COLORS = ("#0072b2", "#cc79a7", "#7f7f7f", "#b8a500")
+_FURTHER_COLORS = ("#332288", "#882255", "#44aa99", "#994f00")
 _MARKERS = "osD^vPX*"
 _GREY = "#999999"
 _STYLE: dict[Any, Any] = {
@@ -83,11 +87,37 @@ def auc_by_epoch(summaries: Sequence[VariantSummary], info: RunInfo) -> list[Fig
                 alpha=0.4,
             )
             lines.append(seeds)
-        title = _words(model, dim)
+        title = title_of(model, dim)
         caption = f"{title}: test AUC after each epoch, mean over seeds; small dots are seeds."
         figures.append(
             _draw(f"auc_by_epoch-{_slug(title)}", caption, ("epoch", "test AUC"), tuple(lines))
         )
+    return figures
+
+
+def ne_by_epoch(summaries: Sequence[VariantSummary]) -> list[Figure]:
+    """Test and training NE after each epoch, a figure for each model and width.
+
+    Args:
+        summaries: variants of which both are known.
+
+    Returns:
+        The figures.
+    """
+    figures = []
+    for (model, dim), group in _grouped(summaries, lambda s: (s.variant.model, s.variant.dim)):
+        lines = []
+        for summary, color in zip(group, _colors(s.variant for s in group), strict=True):
+            test, train = summary.mean_by_epoch("ne"), summary.mean_by_epoch("train_ne")
+            lines.append(_Line(*_points(test), color, _label(summary.variant), marker="o"))
+            lines.append(_Line(*_points(train), color, style=":", marker="."))
+        title = title_of(model, dim)
+        caption = (
+            f"{title}: NE after each epoch, mean over seeds; solid on the test rows, dotted on "
+            "rows that were trained on."
+        )
+        name = f"ne_by_epoch-{_slug(title)}"
+        figures.append(_draw(name, caption, ("epoch", "NE"), tuple(lines)))
     return figures
 
 
@@ -117,7 +147,7 @@ def auc_by_cost(summaries: Sequence[VariantSummary]) -> list[Figure]:
             label = f"{summary.variant.model}, {_label(summary.variant)}"
             peak = (cost,), (float(np.mean(quality)),)
             lines.append(_Line(*peak, color, label, "", marker))
-        title = _words("quality and cost", dim)
+        title = title_of("quality and cost", dim)
         caption = (
             f"{title}: test AUC against training seconds, pretraining counted. Pale lines are "
             "epochs, markers the chosen ones with the range over seeds."
@@ -159,7 +189,7 @@ def training_curves(curves: Sequence[Curve], runs: Iterable[RunKey]) -> list[Fig
             color = (_COLORS.get(variant.strategy) if variant else None) or next(spare)
             label = _label(variant) if variant else curve.name
             lines.append(_Line(_thinned(curve.steps), _thinned(curve.losses), color, label))
-        title = ", ".join(word for word in (stage, _words(model, dim)) if word)
+        title = ", ".join(word for word in (stage, title_of(model, dim)) if word)
         caption = f"{title}: training loss by step, averaged over neighbouring steps, one seed."
         name = f"loss-{_slug(title)}"
         figures.append(_draw(name, caption, ("step", "training loss"), tuple(lines)))
@@ -238,7 +268,8 @@ def _label(variant: Variant) -> str:
     return ", ".join(word for word in (variant.strategy, variant.pretrain) if word)
 
 
-def _words(name: str, dim: int | None) -> str:
+def title_of(name: str, dim: int | None) -> str:
+    """A model, or what is shown, with the width that it is of."""
     return f"{name}, dim {dim}" if dim else name
 
 

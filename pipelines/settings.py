@@ -12,7 +12,7 @@ from torchrec_gr.data.loader import HistoryAsOf
 from torchrec_gr.models.dlrm import DLRMConfig
 from torchrec_gr.training.optimizer import DenseOptimizer, TableOptimizer
 from torchrec_gr.training.sharding import Sharding
-from torchrec_gr.training.transfer import Strategy
+from torchrec_gr.training.strategy import Strategy
 
 PretrainUsers = Literal["all", "training"]
 
@@ -44,8 +44,8 @@ class Ranking:
     Args:
         batch_size: rows a step, over all processes.
         tables, dense: the optimizers.
-        transferred_tables: the tables' optimizer where they start from pretrained rows and go on
-            training ("full", "sparse"); None: as `tables`.
+        transferred_scale: of the tables' learning rate, for those that start from pretrained rows
+            and go on training.
         warmup_steps: of the schedule.
         cosine_epochs: over which it then falls by a cosine to a tenth; 0 keeps the peak.
     """
@@ -53,15 +53,9 @@ class Ranking:
     batch_size: int = 512
     tables: TableOptimizer = TableOptimizer(lr=0.02)
     dense: DenseOptimizer = DenseOptimizer(lr=1e-3, weight_decay=0.0)
-    transferred_tables: TableOptimizer | None = None
+    transferred_scale: float = 1.0
     warmup_steps: int = 100
     cosine_epochs: int = 0
-
-    def tables_for(self, strategy: Strategy) -> TableOptimizer:
-        """The optimizer of the tables that are not frozen under a strategy."""
-        if strategy in ("full", "sparse") and self.transferred_tables is not None:
-            return self.transferred_tables
-        return self.tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +76,7 @@ class Settings:
         models, strategies: what `compare` runs: every model under every strategy.
         baseline: `package.module:build` of a model to stand in vanilla DLRM's place.
         epochs, seeds: of the ranking stage.
+        thaw_epochs: for which "-thaw" keeps the transferred tables frozen.
         dims: widths of the tables and of the transformer; each is a comparison of its own.
         pretrain_users: whose histories pretraining reads, each a run of its own: "all", as GPSD's
             protocol has it, or the training users alone.
@@ -104,6 +99,7 @@ class Settings:
     baseline: str | None = None
     epochs: int = 3
     seeds: int = 3
+    thaw_epochs: int = 1
     dims: tuple[int, ...] = (32,)
     pretrain_users: tuple[PretrainUsers, ...] = ("all",)
     history_as_of: HistoryAsOf = "exposure"

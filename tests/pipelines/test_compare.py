@@ -98,7 +98,7 @@ def test_a_comparison_writes_rows_and_reports_and_can_be_stopped(
 
 def test_an_unknown_model_is_named_before_anything_is_read() -> None:
     with pytest.raises(ValueError, match="did you mean 'dlrm'"):
-        plan(Settings(models=("dlmr",)))
+        plan(Settings(models=("dlmr",)), has_histories=True)
 
 
 def build_own(tables: list[EmbeddingBagConfig], num_dense: int) -> nn.Module:
@@ -116,10 +116,21 @@ def test_a_users_own_model_is_trained_and_compared_with(config: Path, tmp_path: 
 
 def test_a_users_own_model_takes_the_place_of_dlrm() -> None:
     settings = Settings(baseline="mine.models:build", models=("dlrm", "gpsd"), seeds=1)
-    models = {run.model for run in plan(settings)}
+    models = {run.model for run in plan(settings, has_histories=True)}
     assert models == {"mine.models:build", "gpsd"}
 
 
 def test_a_model_of_tables_alone_takes_no_full_transfer() -> None:
     settings = Settings(models=("dlrm",), strategies=("none", "full", "full-freeze", "sparse"))
-    assert {run.strategy for run in plan(settings)} == {"none", "sparse"}
+    assert {run.strategy for run in plan(settings, has_histories=True)} == {"none", "sparse"}
+
+
+def test_a_log_without_histories_has_each_model_pretrain_itself() -> None:
+    settings = Settings(models=("dlrm",), strategies=("none", "full-slow", "sparse-thaw"), seeds=1)
+    runs = plan(settings, has_histories=False)
+    assert [(run.strategy, run.pretrain) for run in runs] == [
+        ("none", None),
+        ("full-slow", "labels"),
+        ("sparse-thaw", "labels"),
+    ]
+    assert runs[1].key.name == "dlrm.full-slow.d32.labels.s0"

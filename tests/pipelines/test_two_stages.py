@@ -91,7 +91,9 @@ def test_the_stages_go_on_from_each_other_and_from_an_earlier_day(
         ]
     )
     assert torch.equal(weight_of(ranker, "item"), weight_of(pretrained, "item"))
-    assert "epoch 1: validation AUC 0." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "epoch 1: validation AUC 0." in printed
+    assert "body.decoder" in printed, "what came from pretraining is shown"
     metrics = json.loads((ranker / "metrics" / "epoch_1.json").read_text())["metrics"]
     assert metrics["test"]["gauc"] is None
     assert "histories grow within the test window" in metrics["test"]["gauc_refused"]
@@ -120,3 +122,21 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
     arguments = ["--config", str(config), "--from", str(tmp_path), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match="is not the folder of a run"):
         pretrain.main(arguments)
+
+
+def test_rows_come_by_raw_id_into_a_log_of_other_items(tmp_path: Path) -> None:
+    first = write_day(tmp_path / "first", range(20), 0)
+    other = write_day(tmp_path / "other", range(10, 40), 1)
+    pretrained, ranker = tmp_path / "pretrained", tmp_path / "ranker"
+    pretrain.main(["--config", str(first), "--out", str(pretrained)])
+    finetune.main(
+        [
+            *("--model", "gpsd", "--config", str(other), "--strategy", "sparse-freeze"),
+            *("--pretrained", str(pretrained / "artefact"), "--out", str(ranker)),
+        ]
+    )
+    before, after = vocabulary_of(pretrained), vocabulary_of(ranker)
+    assert not after.ids[: len(before.ids)].equals(before.ids)
+    for raw in range(10, 20):
+        old, new = (v.rows(np.array([raw]))[0] for v in (before, after))
+        assert torch.equal(weight_of(pretrained, "item")[old], weight_of(ranker, "item")[new])
