@@ -91,6 +91,7 @@ setup(
         "pyarrow",
         "pyre-extensions",
         "pyyaml",
+        "safetensors",
         "tensorboard",
         "tensordict",
         "tqdm",

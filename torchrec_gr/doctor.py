@@ -65,6 +65,7 @@ OTHERS = (
     Package("pandas", "pandas"),
     Package("pyarrow", "pyarrow"),
     Package("pyyaml", "yaml"),
+    Package("safetensors", "safetensors"),
     Package("tensorboard", "tensorboard"),
     Package("matplotlib", "matplotlib"),
 )

@@ -212,13 +212,12 @@ class GPSDRankerBody(nn.Module):
         self, embeddings: dict[str, JaggedTensor], batch: RequestBatch
     ) -> tuple[Tensor, StepOutput]:
         """Returns the loss to call `backward` on, and the step's output."""
-        layout = lay_out_candidates(batch.num_history(), batch.num_candidates)
-        tokens = layout.interleave(
-            self.decoder.tokens([embeddings[f] for f in batch.history], HISTORY),
-            self.decoder.tokens([embeddings[f] for f in self.shared], CANDIDATE),
+        hidden = self.decoder.candidate_states(
+            [embeddings[f] for f in batch.history],
+            [embeddings[f] for f in self.shared],
+            batch.num_history(),
+            batch.num_candidates,
         )
-        spans = ranking_targets(layout.offsets, layout.num_history)
-        hidden = self.decoder(tokens, layout, spans, layout.candidate_index)
         joined = [hidden, *self._head_features(embeddings, batch)]
         return self.loss(self.head(torch.cat(joined, dim=1)), batch.labels)
 
@@ -235,6 +234,29 @@ class GPSDRankerBody(nn.Module):
         if batch.dense_candidates is not None:
             features.append(batch.dense_candidates)
         return features
+
+
+class GPSDEncoder(nn.Module):
+    """The decoder as a part of another model: candidates in, one vector each out.
+
+    Args:
+        config: sizes.
+        max_history: events of the longest history.
+    """
+
+    def __init__(self, config: GPSDConfig, max_history: int) -> None:
+        super().__init__()
+        self.decoder = GPSDDecoder(config, max_history)
+
+    def forward(
+        self,
+        history: list[JaggedTensor],
+        candidates: list[JaggedTensor],
+        num_history: Tensor,
+        num_candidates: Tensor,
+    ) -> Tensor:
+        """[C, D]: as `GPSDDecoder.candidate_states`."""
+        return self.decoder.candidate_states(history, candidates, num_history, num_candidates)
 
 
 class GPSDDecoder(nn.Module):
@@ -254,6 +276,30 @@ class GPSDDecoder(nn.Module):
     def tokens(self, features: list[JaggedTensor], segment: int) -> Tensor:
         """[T, D]: the sum of the features' embeddings and the segment's."""
         return sum((f.values() for f in features), start=self.segments.weight[segment])
+
+    def candidate_states(
+        self,
+        history: list[JaggedTensor],
+        candidates: list[JaggedTensor],
+        num_history: Tensor,
+        num_candidates: Tensor,
+    ) -> Tensor:
+        """Hidden states of candidates, each behind its request's history.
+
+        Args:
+            history: embeddings of each feature of the events, T values of width D.
+            candidates: likewise of the candidates, C values.
+            num_history, num_candidates: [U] integers, the events and candidates of each request.
+
+        Returns:
+            [C, D].
+        """
+        events, items = self.tokens(history, HISTORY), self.tokens(candidates, CANDIDATE)
+        sums = events.shape[0], items.shape[0]
+        layout = lay_out_candidates(num_history, num_candidates, sums=sums)
+        tokens = layout.interleave(events, items)
+        spans = ranking_targets(layout.offsets, layout.num_history, num_tokens=tokens.shape[0])
+        return self(tokens, layout, spans, layout.candidate_index)
 
     def forward(
         self, tokens: Tensor, layout: CandidateLayout, spans: KeySpans, wanted: Tensor

@@ -29,10 +29,10 @@ class KeySpans:
         """[Tq] integers: `own`, or where it is left out the places of the row's trailing tokens."""
         if self.own is not None:
             return self.own
-        num_queries = q_offsets.diff()
+        num_queries, total = q_offsets.diff(), self.start.shape[0]
         shift = k_offsets.diff() - num_queries - q_offsets[:-1]
-        return torch.arange(len(self.start), device=shift.device) + shift.repeat_interleave(
-            num_queries, output_size=len(self.start)
+        return torch.arange(total, device=shift.device) + shift.repeat_interleave(
+            num_queries, output_size=total
         )
 
 

@@ -61,12 +61,16 @@ class CandidateLayout:
         return jagged_concat(history, candidates, self.history_offsets, self.candidate_offsets)
 
 
-def lay_out_candidates(num_history: Tensor, num_candidates: Tensor) -> CandidateLayout:
+def lay_out_candidates(
+    num_history: Tensor, num_candidates: Tensor, *, sums: tuple[int, int] | None = None
+) -> CandidateLayout:
     """Lays out each request's candidates behind its history.
 
     Args:
         num_history: [U] integers, the events of each request; may be 0.
         num_candidates: [U] integers, the candidates of each request; may be 0.
+        sums: of `num_history` and of `num_candidates`, where tensors of these sizes are at hand.
+            Left out, they are read off the data, which waits for a GPU and ends a trace.
 
     Returns:
         The layout of all sum(num_history) + sum(num_candidates) tokens.
@@ -80,16 +84,20 @@ def lay_out_candidates(num_history: Tensor, num_candidates: Tensor) -> Candidate
             f"{list(num_history.shape)} and {list(num_candidates.shape)}"
         )
     num_history, num_candidates = num_history.long(), num_candidates.long()
-    offsets = _offsets(num_history + num_candidates)
+    if sums is None:
+        sums = int(num_history.sum()), int(num_candidates.sum())
+    lengths, num_tokens = num_history + num_candidates, sum(sums)
+    offsets = _offsets(lengths)
+    candidates_begin = offsets[:-1] + num_history
     return CandidateLayout(
         offsets=offsets,
         num_history=num_history,
         history_offsets=_offsets(num_history),
         candidate_offsets=_offsets(num_candidates),
-        candidate_index=_places(num_candidates)
-        + (offsets[:-1] + num_history).repeat_interleave(num_candidates),
-        positions=_places(num_history + num_candidates).minimum(
-            num_history.repeat_interleave(num_history + num_candidates)
+        candidate_index=_places(num_candidates, sums[1])
+        + candidates_begin.repeat_interleave(num_candidates, output_size=sums[1]),
+        positions=_places(lengths, num_tokens).minimum(
+            num_history.repeat_interleave(lengths, output_size=num_tokens)
         ),
     )
 
@@ -98,8 +106,7 @@ def _offsets(lengths: Tensor) -> Tensor:
     return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
 
 
-def _places(lengths: Tensor) -> Tensor:
+def _places(lengths: Tensor, num_tokens: int) -> Tensor:
     """Counts 0, 1, ... inside each row of a jagged batch: [sum(lengths)] int64."""
-    starts = _offsets(lengths)
-    places = torch.arange(int(starts[-1]), device=lengths.device)
-    return places - starts[:-1].repeat_interleave(lengths)
+    begins = _offsets(lengths)[:-1].repeat_interleave(lengths, output_size=num_tokens)
+    return torch.arange(num_tokens, device=lengths.device) - begins

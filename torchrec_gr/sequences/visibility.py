@@ -1,8 +1,8 @@
 """Which tokens of a sequence see which: one builder of spans a mask.
 
 A builder checks the values it is given in eager mode alone: a traced program has none yet. All but
-`mtgr` read the number of tokens off the offsets, for which `torch.compile(fullgraph=True)` needs
-`torch._dynamo.config.capture_scalar_outputs`.
+`mtgr`, and `ranking_targets` where it is told, read the number of tokens off the offsets, for which
+`torch.compile(fullgraph=True)` needs `torch._dynamo.config.capture_scalar_outputs`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def ranking_targets(
     num_contextual: Tensor | int = 0,
     window: int | None = None,
     num_full: int = 0,
+    num_tokens: int | None = None,
 ) -> KeySpans:
     """History tokens are causal; a candidate sees all of the history and itself alone.
 
@@ -60,13 +61,14 @@ def ranking_targets(
             first event, and seen or hidden together. Left out, nothing is hidden.
         num_full: how many of the last history tokens see past the window. With any, candidates do
             too; with 0, the window binds them as well.
+        num_tokens: T, where a tensor of this size is at hand.
 
     Returns:
         Spans of T queries over the same T keys.
 
     Raises:
-        ValueError: `offsets` do not rise from 0, a count is negative or more than its row holds, or
-            the window is below 1.
+        ValueError: `offsets` do not rise from 0 (to `num_tokens`, if given), a count is negative or
+            more than its row holds, or the window is below 1.
 
     Source: HSTU, 2402.17152, section 2.2 (targets in ranking) and its production code (the
         keywords: contextual_seq_len, max_attn_len, min_full_attn_seq_len); GenRank, 2505.04180;
@@ -76,7 +78,7 @@ def ranking_targets(
         raise ValueError(f"window: expected at least 1, or None to hide nothing, got {window}")
     if num_full < 0:
         raise ValueError(f"num_full: expected at least 0, got {num_full}")
-    rows, places = _locate("offsets", offsets)
+    rows, places = _locate("offsets", offsets, num_tokens)
     num_history = _one_a_row("num_history", num_history, offsets)
     num_contextual = _one_a_row("num_contextual", num_contextual, offsets)
     _check(
@@ -122,7 +124,7 @@ def mtgr(offsets: Tensor, num_static: Tensor, num_real_time: Tensor, times: Tens
     """
     if times.ndim != 1 or times.dtype != torch.int64:
         raise ValueError(f"times: expected [T] int64, got {list(times.shape)} {times.dtype}")
-    num_tokens = len(times)
+    num_tokens = times.shape[0]
     rows, places = _locate("offsets", offsets, num_tokens)
     num_static = _one_a_row("num_static", num_static, offsets)
     num_real_time = _one_a_row("num_real_time", num_real_time, offsets)
@@ -261,7 +263,7 @@ def set_wise(offsets: Tensor) -> KeySpans:
 
 def _locate(name: str, offsets: Tensor, num_tokens: int | None = None) -> tuple[Tensor, Tensor]:
     """The row of every token, [T] int64, and its place there, [T] int32."""
-    if offsets.ndim != 1 or len(offsets) < 1 or offsets.dtype not in _INTEGERS:
+    if offsets.ndim != 1 or offsets.shape[0] < 1 or offsets.dtype not in _INTEGERS:
         raise ValueError(
             f"{name}: expected [B + 1] int32 or int64, got {list(offsets.shape)} {offsets.dtype}"
         )
@@ -276,14 +278,14 @@ def _locate(name: str, offsets: Tensor, num_tokens: int | None = None) -> tuple[
     _check(*claims)
     if num_tokens is None:
         num_tokens = cast(int, offsets[-1].item())  # not int(), which ends a trace
-    rows = torch.arange(len(lengths), device=offsets.device)
+    rows = torch.arange(lengths.shape[0], device=offsets.device)
     rows = rows.repeat_interleave(lengths, output_size=num_tokens)
     return rows, (torch.arange(num_tokens, device=offsets.device) - offsets[rows]).int()
 
 
 def _one_a_row(name: str, counts: Tensor | int, offsets: Tensor) -> Tensor:
     """[B] integers; a number stands for all rows."""
-    num_rows = len(offsets) - 1
+    num_rows = offsets.shape[0] - 1
     if isinstance(counts, int):
         return offsets.new_full((num_rows,), counts)
     if (
