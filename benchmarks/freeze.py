@@ -146,11 +146,10 @@ def _measure_case(case: Case, seconds: float, table: Table) -> list[Row]:
         )
         described = case.reading._asdict() | {"num_frozen": case.num_frozen, "by": way}
         rows.append(figure("frozen_state_bytes", described, memory[way].state))
+        rows.append(figure("frozen_step_peak_bytes", described, memory[way].step))
         for other in ("SGD of rate 0", "trained"):
             against = described | {"against": other}
             rows.append(compared("frozen_step", against, ms, times[other], 0.0))
-            ours, theirs = memory[way].step, memory[other].step
-            rows.append(compared("frozen_step_peak_bytes", against, ours, theirs, None))
     return rows
 
 

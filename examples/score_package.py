@@ -9,6 +9,7 @@ server in C++ does the same: dlopen, AOTIModelPackageLoader, run.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 def main(folder: Path) -> None:
     """Reads, scores, writes."""
+    os.environ["AOTI_RUNTIME_CHECK_INPUTS"] = "1"  # a malformed batch is an error, no crash
     for library in json.loads((folder / "libraries.json").read_text(encoding="utf-8")):
         torch.ops.load_library(library)
     scorer = torch._inductor.aoti_load_package(folder / "scorer.pt2")

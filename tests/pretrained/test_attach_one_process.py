@@ -157,6 +157,24 @@ def test_an_attempt_that_fails_leaves_a_sharded_model_as_it_was(artefact: Pretra
 def test_other_wrappers_are_refused(artefact: Pretrained) -> None:
     with pytest.raises(ValueError, match="wrapped in DistributedDataParallel"):
         attach_pretrained(DistributedDataParallel(build("dlrm")), artefact, **KEYS)
+    attached = DistributedDataParallel(attach_pretrained(build("dlrm"), artefact, **KEYS))
+    with pytest.raises(ValueError, match="wrapped in DistributedDataParallel"):
+        detach_pretrained(attached)
+
+
+def test_a_model_in_a_pipeline_is_refused(artefact: Pretrained) -> None:
+    model: Any = shard(build("train"), device=torch.device("cpu"), table_optimizer=SGD)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pipeline = TrainPipelineSparseDist(model, optimizer, torch.device("cpu"))
+    pipeline.progress(batches())
+    with pytest.raises(ValueError, match=r"call pipeline.detach\(\) first"):
+        attach_pretrained(model, artefact, **KEYS)
+    pipeline.detach()
+    model = attach_pretrained(model, artefact, **KEYS)
+    pipeline = TrainPipelineSparseDist(model, optimizer, torch.device("cpu"))
+    pipeline.progress(batches())
+    with pytest.raises(ValueError, match=r"call pipeline.detach\(\) first"):
+        detach_pretrained(model)
 
 
 @pytest.mark.parametrize("when", ["unsharded", "before", "after"])

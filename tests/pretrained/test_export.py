@@ -131,12 +131,23 @@ def served(artefact: Pretrained, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-def test_package_gives_the_quantised_models_scores(served: Path, artefact: Pretrained) -> None:
+def test_package_gives_the_quantised_models_scores(
+    served: Path, artefact: Pretrained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AOTI_RUNTIME_CHECK_INPUTS", "1")
     package = torch._inductor.aoti_load_package(served / "scorer.pt2")
     assert_scores(package, quantise(attached(artefact), 8)[0], atol=1e-5)
     dense, values, lengths = tensors(*arguments("mixed"))
-    with pytest.raises(RuntimeError):  # not a read past the end
-        package(dense, values[:-1], lengths)
+    malformed = [
+        (dense, values[:-1], lengths),
+        (dense, values.repeat(2), lengths),
+        (dense, values, lengths[:-1]),
+        (dense[:-1], values, lengths),
+        (dense, values.int(), lengths),
+    ]
+    for given in malformed:
+        with pytest.raises(RuntimeError):  # and not a read past the end
+            package(*given)
 
 
 def test_package_runs_without_python_of_ours(served: Path, artefact: Pretrained) -> None:

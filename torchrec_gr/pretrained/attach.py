@@ -17,7 +17,7 @@ from torchrec_gr.pretrained.entry import Entry, ReadIds, find_entry, find_linear
 from torchrec_gr.pretrained.feature_mapping import FeatureMapping, RowIds, map_features
 from torchrec_gr.pretrained.impression_encoder import ImpressionEncoder
 from torchrec_gr.pretrained.load import Pretrained, load_pretrained
-from torchrec_gr.pretrained.rewrap import rewrap
+from torchrec_gr.pretrained.rewrap import rewrap, unwrapped
 from torchrec_gr.pretrained.widened_linear import Carrier
 from torchrec_gr.pretrained.widened_linear import widen as widen_linear
 from torchrec_gr.training.freeze import freeze, frozen_for_good
@@ -89,7 +89,7 @@ def attach_pretrained(
         raise ValueError(f"unknown strategy {strategy!r}: expected one of {', '.join(STRATEGIES)}")
     if not isinstance(pretrained, Pretrained):
         pretrained = load_pretrained(pretrained)
-    inner = _unwrapped(model)
+    inner = unwrapped(model)
     entry = find_entry(inner, kjt)
     _require_free(inner, entry, widen, hook)
     linear = find_linear(inner, entry, widen) if hook is None else None
@@ -115,16 +115,6 @@ def attach_pretrained(
     if isinstance(model, DistributedModelParallel) and sharded is not None:
         return cast("Model", _wrapped_with(sharded, model, entry.full_name(CHILD)))
     return model
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    inner = get_unwrapped_module(model)
-    if inner is not model and not isinstance(model, DistributedModelParallel):
-        raise ValueError(
-            f"the model is wrapped in {type(model).__name__}, which would not train the new "
-            "parameters: attach before it is wrapped"
-        )
-    return inner
 
 
 def _require_free(

@@ -8,7 +8,7 @@ from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from torchrec_gr.pretrained.attached import CHILD, Attached, find_attached, own_class
-from torchrec_gr.pretrained.rewrap import rewrap
+from torchrec_gr.pretrained.rewrap import rewrap, unwrapped
 from torchrec_gr.pretrained.widened_linear import unwiden
 from torchrec_gr.training.freeze import frozen_for_good
 
@@ -28,9 +28,9 @@ def detach_pretrained(model: Model) -> Model:
         The model; wrapped anew, if it is a DistributedModelParallel.
 
     Raises:
-        ValueError: no module is attached to it.
+        ValueError: no module is attached to it, or it is in use by a pipeline.
     """
-    path, attached = find_attached(model)
+    path, attached = find_attached(unwrapped(model))
     take_off(attached)
     if not isinstance(model, DistributedModelParallel):
         return model

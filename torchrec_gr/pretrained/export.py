@@ -82,7 +82,8 @@ def compile_scorer(program: ExportedProgram, path: str | Path) -> Path:
 
     The package runs where PyTorch of the same version and `serving_libraries()` are, in Python by
     `torch._inductor.aoti_load_package` or in C++ by `AOTIModelPackageLoader`, on processors that
-    have the instructions of this one.
+    have the instructions of this one. With AOTI_RUNTIME_CHECK_INPUTS=1 in its environment it refuses
+    tensors of a wrong shape or dtype; without, they may end the process.
 
     Args:
         program: of `export_scorer`.

@@ -1,15 +1,37 @@
-"""A new DistributedModelParallel around a model that gained or lost a collection of tables."""
+"""Takes a model out of its DistributedModelParallel, and puts it changed into a new one."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Mapping
 
+from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel, get_unwrapped_module
+from torchrec.distributed.train_pipeline.runtime_forwards import BaseForward
 from torchrec.distributed.types import ModuleShardingPlan, ShardingPlan
 
 from torchrec_gr.training.freeze import freeze_for_good
 from torchrec_gr.training.sharders import sharders
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """What a DistributedModelParallel holds, or the model itself.
+
+    Raises:
+        ValueError: it is wrapped otherwise, or a train pipeline has hold of it.
+    """
+    inner = get_unwrapped_module(model)
+    if inner is not model and not isinstance(model, DistributedModelParallel):
+        raise ValueError(
+            f"the model is wrapped in {type(model).__name__}, which knows its parameters by now: "
+            "give the model inside, and wrap it afterwards"
+        )
+    if any(isinstance(vars(module).get("forward"), BaseForward) for module in inner.modules()):
+        raise ValueError(
+            "a train pipeline has hold of the model's collections: call pipeline.detach() first, "
+            "and make a new pipeline afterwards"
+        )
+    return inner
 
 
 def rewrap(

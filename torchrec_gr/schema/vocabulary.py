@@ -147,9 +147,12 @@ class Vocabulary:
             contents = pq.read_table(path)
             table = contents.schema.metadata[b"table"].decode()
             ids = contents["id"].combine_chunks().slice(1)
-            return cls(table, ids, contents["count"].to_numpy())
+            counts = contents["count"].to_numpy()
         except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a vocabulary that was saved here: {error}") from error
+        del contents
+        pa.default_memory_pool().release_unused()  # as much again as the vocabulary
+        return cls(table, ids, counts)
 
     @functools.cached_property
     def _index(self) -> pd.Index:

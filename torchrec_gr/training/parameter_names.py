@@ -14,14 +14,15 @@ def matching(names: Sequence[str], patterns: Iterable[str]) -> list[str]:
 
     Args:
         names: of parameters, as in the state dict.
-        patterns: each a table's name, or a shell pattern for whole names, as "body.decoder.*".
+        patterns: each a table's name, a whole name, or a shell pattern for whole names, as
+            "body.decoder.*".
 
     Raises:
         ValueError: a pattern that means none of them; it names the nearest word.
     """
     found: set[str] = set()
     for pattern in patterns:
-        meant = [n for n in names if table_of(n) == pattern or fnmatchcase(n, pattern)]
+        meant = [n for n in names if pattern in (n, table_of(n)) or fnmatchcase(n, pattern)]
         if not meant:
             words = {table_of(name) or name for name in names}
             raise ValueError(

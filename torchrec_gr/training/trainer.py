@@ -217,7 +217,7 @@ class Trainer:
         if num_units:
             write("loss", loss_sum / num_units)
             if self._on_step is not None:
-                self._on_step(self.global_step, loss_sum / num_units, rates["dense"])
+                self._on_step(self.global_step, loss_sum / num_units, rates.get("dense", 0.0))
         for name, rate in rates.items():
             write(f"lr/{name}", rate)
         write("examples_per_second", num_examples / seconds)

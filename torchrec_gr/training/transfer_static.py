@@ -95,10 +95,7 @@ class StaticTransfer:
             ValueError: an id that stands for two rows; or source and target share none.
         """
         self._matches = processes.together(self._matched)
-        own = {
-            held.first: self._count(held.first, match)
-            for held, match in zip(self._target.held, self._matches, strict=True)
-        }
+        own = processes.together(self._counted)
         # Shards of the same rows in other columns have found the same.
         by_rows = {first: f for part in processes.gather(own) for first, f in part.items()}
         self._found = list(by_rows.values())
@@ -146,6 +143,13 @@ class StaticTransfer:
                 picked = pick_rows(matches[place].unknown, own, source)
                 matches[place] = matches[place]._replace(picked=picked)
         return matches
+
+    def _counted(self) -> dict[int, Found]:
+        """By the first of the rows."""
+        return {
+            held.first: self._count(held.first, match)
+            for held, match in zip(self._target.held, self._matches, strict=True)
+        }
 
     def _count(self, first: int, match: Match) -> Found:
         traffic = 0
@@ -248,4 +252,4 @@ def _counts(what: str, num_rows: int, plan: TablePlan) -> NDArray[np.int64] | No
         raise ValueError(
             f"{what} has {num_rows:,} rows, but counts has {len(counts):,}: give one for each row"
         )
-    return counts
+    return None if counts is None else np.asarray(counts)
