@@ -127,3 +127,15 @@ def test_an_optimizer_takes_over_the_state_of_an_earlier_one() -> None:
         for key, value in values.items():
             assert torch.equal(whole(value), whole(taken[name][key])), (name, key)
             assert whole(value).any(), (name, key)
+
+
+@pytest.mark.parametrize("kind", ["rowwise_adagrad", "adamw"])
+def test_what_takes_over_in_the_middle_of_a_schedule_knows_the_peaks(kind: str) -> None:
+    schedule = Schedule(warmup_steps=10)
+    model, earlier = sharded(toy_model("requests"), optimizer=kind, schedule=schedule)
+    earlier.set_step(1)
+    tables = TableOptimizer(name=kind, lr=0.1)  # type: ignore[arg-type]
+    later = build_optimizer(model, tables, DenseOptimizer(lr=0.02), schedule)
+    later.take_over(earlier)
+    later.set_step(9)
+    assert later.learning_rates() == pytest.approx({"tables": 0.1, "dense": 0.02})

@@ -82,8 +82,9 @@ def compile_scorer(program: ExportedProgram, path: str | Path) -> Path:
 
     The package runs where PyTorch of the same version and `serving_libraries()` are, in Python by
     `torch._inductor.aoti_load_package` or in C++ by `AOTIModelPackageLoader`, on processors that
-    have the instructions of this one. With AOTI_RUNTIME_CHECK_INPUTS=1 in its environment it refuses
-    tensors of a wrong shape or dtype; without, they may end the process.
+    have the instructions of this one. Set AOTI_RUNTIME_CHECK_INPUTS=1 in its environment: it then
+    refuses tensors of a wrong shape or dtype, or that are not contiguous, which otherwise end the
+    process or give wrong scores.
 
     Args:
         program: of `export_scorer`.
@@ -246,7 +247,7 @@ class _Lookup(nn.Module):
 
 def _sizes_of_0_and_1() -> Any:
     """Inside, a size is not assumed to be 2 or more: one row, or no history at all, are batches."""
-    return symbolic_shapes.patch(backed_size_oblivious=True)
+    return symbolic_shapes.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
 
 
 def _advice(model: nn.Module, error: Exception) -> str:

@@ -154,8 +154,11 @@ class ScheduledOptimizer(CombinedOptimizer):
     def take_over(self, earlier: ScheduledOptimizer) -> None:
         """Goes on with the state of an optimizer of the same parameters, or of some of them.
 
-        A table's state, which is in its module, needs no taking over.
+        The state of a fused table is in its module and needs no taking over; its peak does, since
+        the module knows only the rate that the schedule has it train at now.
         """
+        peaks = {id(group): peak for group, peak in earlier._peaks}
+        self._peaks = [(group, peaks.get(id(group), peak)) for group, peak in self._peaks]
         for weight, state in earlier.state.items():
             for key, value in state.items():
                 if weight in self._names and isinstance(value, Tensor):
