@@ -1,14 +1,15 @@
 """From a CTR model with a pretrained module in it to a package that serves it in int8.
 
-    python examples/serve.py ARTEFACT FOLDER
+    python -m examples.serve ARTEFACT FOLDER
 
-ARTEFACT is what pretraining wrote (`<run>/artefact`), of static tables. The CTR model is a DLRM of
+ARTEFACT is what pretraining wrote, or its run, of static tables. The CTR model is a DLRM of
 random weights over the artefact's features, and the batch is made up: yours take their place. The
 package and all that a server needs come to FOLDER; `score_package.py` is the server.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from pipelines.command_line import report_errors
 from torchrec_gr import attach_pretrained
 from torchrec_gr.pretrained import Pretrained, load_pretrained
 from torchrec_gr.pretrained.export import compile_scorer, export_scorer, serving_libraries
@@ -30,7 +32,19 @@ from torchrec_gr.pretrained.export import compile_scorer, export_scorer, serving
 NUM_DENSE, DIM, BATCH = 4, 16, 32
 
 
-def main(artefact: Path, folder: Path) -> None:
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("artefact", type=Path)
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args(arguments)
+    with report_errors():
+        serve(options.artefact, options.folder)
+
+
+def serve(artefact: Path, folder: Path) -> None:
     """Attaches, exports, compiles, and scores one batch here and in a process of its own."""
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,4 +117,4 @@ def made_up_ids(pretrained: Pretrained) -> KeyedJaggedTensor:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

@@ -98,9 +98,10 @@ _HOW_TO_READ = (
     "frozen the rise is under half of that of the same transfer with tables that train (of no "
     "transfer, where that did not run). Either can fail, and is then said to. Tables that were not "
     "transferred train on under a frozen strategy: a drop that stays may be theirs.",
-    "A strategy stops the drop if its rise is under a tenth of that without transfer, or if the "
-    "interval reaches 0 and the rise is under half; not if its test NE at the best epoch is above "
-    "that without transfer. It lessens the drop if the two rises are told apart.",
+    "A strategy stops the drop if no drop of its own is certain, and its rise is under a tenth of "
+    "that without transfer, or under half with an interval that reaches 0; not if its test NE at "
+    "the best epoch is above that without transfer. It lessens the drop if the two rises are told "
+    "apart.",
     "A best epoch that is the last has shown no drop yet: a later one is not ruled out. Where "
     "tables were pretrained on the labels themselves, that epoch comes before those that are "
     "counted.",

@@ -172,13 +172,15 @@ def overfitting(scratch: Course, tables: FrozenTables | None) -> Overfitting:
 def effect(of: Course, scratch: Course) -> Effect:
     """What a strategy does to the drop of the same model without transfer, which has one.
 
-    It stops it if the rise is under a tenth of that one's, or if the interval reaches 0 and the
-    rise is under half. "flat but worse": so it is, at a test NE above the lowest without transfer.
+    It stops it if no drop of its own is certain, and the rise is under a tenth of that one's, or
+    under half with an interval that reaches 0. "flat but worse": so it is, at a test NE above the
+    lowest without transfer.
     """
     share = of.rise.mean / scratch.rise.mean
     if of.rise.interval is None or scratch.rise.interval is None:
         return "no verdict"
-    if share < 0.1 or (of.rise.interval.low <= 0 and share < 0.5):
+    is_flat = share < 0.1 or (of.rise.interval.low <= 0 and share < 0.5)
+    if is_flat and of.drop != "yes":
         return "flat but worse" if of.lowest.less(scratch.lowest).is_above else "stops it"
     change = of.rise.less(scratch.rise)
     if change.is_below:

@@ -11,14 +11,14 @@ import pytest
 
 from tests.pretrained.attach_cases import save_artefact
 
-SERVE = Path(__file__).parents[2] / "examples" / "serve.py"
+REPO = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 def test_serve(tmp_path: Path) -> None:
     save_artefact(tmp_path / "artefact")
-    command = [sys.executable, SERVE, tmp_path / "artefact", tmp_path / "served"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    command = [sys.executable, "-m", "examples.serve", tmp_path / "artefact", tmp_path / "served"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPO)
     assert "loaded beside torch: []" in done.stdout
     package, int8 = map(float, re.findall(r"at most (\S+) apart", done.stdout))
     assert package < 1e-5

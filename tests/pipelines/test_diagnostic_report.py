@@ -204,6 +204,7 @@ def test_the_signs_are_told_in_numbers() -> None:
         ((0.90, 0.91, 0.92), 0.01, "stops it"),  # under half, and the interval reaches 0
         ((0.92, 0.9204, 0.9205), SPREAD, "flat but worse"),
         ((0.90, 0.92, 0.93), SPREAD, "lessens it"),
+        ((0.90, 0.903, 0.906), 0.0002, "lessens it"),  # under a tenth, and certain
         ((0.90, 1.0, 1.2), SPREAD, "deepens it"),
         (DROPS, 0.002, "not told"),
     ],

@@ -53,7 +53,8 @@ def arguments(shape: str) -> tuple[Tensor, KeyedJaggedTensor]:
 
 
 def tensors(dense: Tensor, kjt: KeyedJaggedTensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What a program takes."""
+    """What a program takes; a package looks at the strides of a single row too."""
+    dense = dense.clone(memory_format=torch.contiguous_format)
     return dense, kjt.values(), kjt.lengths().view(len(kjt.keys()), -1)
 
 
