@@ -24,13 +24,22 @@ from tests.pretrained.attach_cases import (
     Net,
     build,
     impressions,
+    loss,
     save_artefact,
     save_dynamic_artefact,
     scores,
 )
+from tests.training.toy import whole
 from torchrec_gr import attach_pretrained, attachment, detach_pretrained
 from torchrec_gr.pretrained import Pretrained
-from torchrec_gr.training.optimizer import TableOptimizer
+from torchrec_gr.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from torchrec_gr.training.optimizer import (
+    DenseOptimizer,
+    Schedule,
+    ScheduledOptimizer,
+    TableOptimizer,
+    build_optimizer,
+)
 from torchrec_gr.training.process_group import process_group
 from torchrec_gr.training.sharding import shard
 
@@ -216,3 +225,30 @@ def test_static_rows_for_a_dynamic_artefact(tmp_path: Path) -> None:
     assert torch.equal(model.pretrained(kjt), other.pretrained(kjt))
     with pytest.raises(ValueError, match=r"\['category'\] would be dynamic and \['item'\] not"):
         attach_pretrained(build("dlrm"), dynamic, **KEYS, vocabularies={"item": ids["item"]})
+
+
+@pytest.mark.parametrize("name", ["dlrm", "train"])
+def test_a_checkpoint_from_before_loads(name: str, artefact: Pretrained, tmp_path: Path) -> None:
+    def sharded(model: nn.Module) -> tuple[DistributedModelParallel, ScheduledOptimizer]:
+        adagrad = TableOptimizer("rowwise_adagrad", lr=0.1)
+        model = shard(model, device=torch.device("cpu"), table_optimizer=adagrad)
+        return model, build_optimizer(model, adagrad, DenseOptimizer(), Schedule())
+
+    model, optimizer = sharded(build(name))
+    for batch in batches():
+        optimizer.zero_grad()
+        loss(name, model, batch).backward()
+        optimizer.step()
+    checkpoint = save_checkpoint(tmp_path, 3, model, optimizer, {})
+
+    later, later_optimizer = sharded(attach_pretrained(build(name, seed=5), artefact, **KEYS))
+    with pytest.raises(CheckpointError, match=r"lacks .*pretrained\.body\.encoder"):
+        load_checkpoint(checkpoint, later, later_optimizer)
+    load_checkpoint(checkpoint, later, later_optimizer, added=attachment(later).added)
+    batch = impressions(*SHAPES["mixed"])
+    assert torch.equal(scores(name, later, batch), scores(name, model, batch))
+    states = (one.state_dict()["state"] for one in (optimizer, later_optimizer))
+    before, after = states
+    for parameter, state in before.items():
+        for key, value in state.items():
+            assert torch.equal(whole(value), whole(after[parameter][key])), (parameter, key)

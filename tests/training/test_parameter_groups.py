@@ -115,3 +115,4 @@ def test_each_strategy_has_its_groups() -> None:
         assert list(groups) == expected[strategy], strategy
     scaled = parameter_groups("sparse", ["item"], [], thaw_after=5, table_scale=0.03)
     assert list(scaled) == [ParameterGroup(("item",), 0.03)]
+    assert not parameter_groups("none", ["item"], [], thaw_after=5, table_scale=0.03)

@@ -23,6 +23,7 @@ class Attachment:
         tables: the new tables' names.
         dense: the names of the new parameters that are no tables.
         loaded: of these, those that came from the artefact.
+        added: the names of the new modules, for `load_checkpoint` of a checkpoint from before.
     """
 
     strategy: Strategy
@@ -30,6 +31,7 @@ class Attachment:
     tables: Sequence[str]
     dense: Sequence[str]
     loaded: Sequence[str]
+    added: Sequence[str]
 
     def parameter_groups(self, *, thaw_after: int = 0) -> Sequence[ParameterGroup]:
         """What the strategy says of training, for `shard` and `build_optimizer`.
@@ -55,13 +57,16 @@ def attachment(model: nn.Module) -> Attachment:
     prefix = f"{path}." if path else ""
     body = f"{prefix}{CHILD}.body"
     junction = attached.junction
+    added = [f"{prefix}{CHILD}"]
     dense = [f"{body}.{name}" for name, _ in attached.pretrained.body.named_parameters()]
     if junction.linear is not None:
-        dense.append(f"{prefix}{junction.linear}.widening.weight")
+        added.append(f"{prefix}{junction.linear}.widening")
+        dense.append(f"{added[-1]}.weight")
     return Attachment(
         strategy=junction.strategy,
         report=junction.report,
         tables=junction.tables,
         dense=dense,
         loaded=[name for name in dense if name.removeprefix(f"{body}.encoder.") in junction.loaded],
+        added=added,
     )

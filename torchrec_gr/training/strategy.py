@@ -63,4 +63,6 @@ def parameter_groups(
     if after == "slow":
         slow = ParameterGroup(tuple(tables), SLOW * table_scale)
         return [slow, ParameterGroup(tuple(dense), SLOW)] if dense else [slow]
-    return [ParameterGroup(tuple(tables), table_scale)] if tables and table_scale != 1 else []
+    if strategy == "none" or table_scale == 1:
+        return []
+    return [ParameterGroup(tuple(tables), table_scale)]
