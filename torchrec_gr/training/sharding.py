@@ -11,10 +11,6 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     DenseTableBatchedEmbeddingBagsCodegen,
 )
 from torch import Tensor, nn
-from torch.distributed.optim.apply_optimizer_in_backward import (
-    param_to_acc_grad_map,
-    param_to_optim_hook_handle_map,
-)
 from torch.nn.functional import embedding
 from torchrec.distributed.batched_embedding_kernel import BatchedDenseEmbedding
 from torchrec.distributed.embedding import ShardedEmbeddingCollection
@@ -27,6 +23,7 @@ from torchrec_gr.training.freeze import (
     freeze_for_good,
     frozen_names,
     has_fused_optimizer,
+    release_optimizer,
     replicate,
 )
 from torchrec_gr.training.fresh_values import fresh_values
@@ -85,7 +82,8 @@ def shard(
     try:
         plan = plan_tables(model, device=device, sharding=sharding, max_table_bytes=max_table_bytes)
     except ValueError:
-        _release(fused)  # the model may be sharded again, with another optimizer
+        for weight in fused:
+            release_optimizer(weight)  # the model may be sharded again, with another optimizer
         raise
     unsharded, frozen = list(table_weights(model).values()), frozen_names(model)
     with fresh_values(model, device):
@@ -95,7 +93,8 @@ def shard(
         )
     # An EmbeddingBagCollection's shards start from new random values on CPU.
     sharded.load_state_dict({**sharded.state_dict(), **weights})
-    _release(unsharded)
+    for weight in unsharded:
+        release_optimizer(weight)
     _read_rows_on_cpu(sharded)
     freeze_for_good(sharded, frozen)
     replicate(sharded)
@@ -156,15 +155,6 @@ def _require_static(model: nn.Module, optimizer: TableOptimizer) -> None:
             f"dynamic tables {dynamic} cannot be trained by {optimizer.name!r}, which moves every "
             f"row in each step: use one of {sorted(FUSED)}"
         )
-
-
-def _release(weights: list[nn.Parameter]) -> None:
-    """Takes optimizers off unsharded tables: torch would keep both for as long as it runs."""
-    for weight in weights:
-        param_to_acc_grad_map.pop(weight, None)
-        param_to_optim_hook_handle_map.pop(weight, None)
-        for name in ("_in_backward_optimizers", "_optimizer_classes", "_optimizer_kwargs"):
-            weight.__dict__.pop(name, None)
 
 
 def _read_rows_on_cpu(model: nn.Module) -> None:
