@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
@@ -12,6 +14,7 @@ from torchrec_gr.data.collate import collate_requests, collate_sequences, join_r
 from torchrec_gr.data.event_store import EventStore
 from torchrec_gr.data.rows import Rows
 from torchrec_gr.schema.feature_schema import Feature, FeatureSchema, Table
+from torchrec_gr.sequences.request_batch import NO_AGE
 
 EVENTS = EventStore(
     user_starts=np.array([0, 3, 5]),
@@ -147,6 +150,23 @@ def test_joined_rows_are_the_pieces_in_order() -> None:
         assert ours.tolist() == theirs.tolist()
     for name, values in (ROWS.ids | ROWS.dense).items():
         assert (joined.ids | joined.dense)[name].tolist() == values.tolist()
+
+
+def test_item_ages_go_with_their_candidates() -> None:
+    schema = click_schema(item_time="made")
+    rows = dataclasses.replace(ROWS, item_ages=np.array([3, 0, NO_AGE]))
+    joined = join_rows(schema, [rows.take(np.array([2, 0])), rows.take(np.array([1]))])
+    batch = collate_requests(schema, joined, EVENTS, np.array([0, 0, 0]), np.array([0, 0, 0]))
+    assert batch.item_ages is not None
+    assert batch.item_ages.dtype == torch.int64
+    assert batch.item_ages.tolist() == [NO_AGE, 3, 0]
+    nothing = np.zeros(0, np.int64)
+    empty = collate_requests(schema, join_rows(schema, []), EVENTS, nothing, nothing)
+    assert empty.item_ages is not None
+    assert empty.item_ages.shape == (0,)
+    assert empty.item_ages.dtype == torch.int64
+    without = collate_requests(click_schema(), ROWS, EVENTS, np.zeros(3, int), np.zeros(3, int))
+    assert without.item_ages is None
 
 
 def test_ranges_count_through_each_range() -> None:

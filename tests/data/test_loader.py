@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -259,6 +260,23 @@ def test_history_as_of_day_ends_where_the_day_begins_on_the_log_s_clock(
     expected = dict(enumerate(histories(rows, begins)))
     for row, items in read_items(loader).items():
         assert items == in_vocabulary(loader, expected[row]), row
+
+
+def test_rows_of_one_user_and_day_stay_together(
+    make_log: MakeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have one history, which is then encoded once; the other rows are still shuffled."""
+    monkeypatch.setattr("torchrec_gr.data.split_rows.WINDOW_ROWS", 1000)
+    rows = clicks()
+    log = make_log(rows)
+    loader = RequestLoader(log, "train", batch_size=9, history_as_of="day", seed=0)
+    order = flat(source_rows(loader))
+    days = [(rows.user[row], rows.time[row] // (24 * HOUR)) for row in order]
+    changes = sum(before != after for before, after in itertools.pairwise(days))
+    assert changes == len(set(days)) - 1
+    assert sorted(order) == sorted(flat(source_rows(RequestLoader(log, "train", batch_size=9))))
+    loader.seek(1, 0)
+    assert flat(source_rows(loader)) != order
 
 
 def test_history_as_of_split_is_frozen_where_the_test_begins(make_log: MakeLog) -> None:

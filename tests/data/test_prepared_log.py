@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torchrec_gr.data.log_source import ColumnSplit, LogSource, TemporalSplit
 from torchrec_gr.data.prepared_log import PreparedLog, prepare
 from torchrec_gr.data.rows import Rows
 from torchrec_gr.schema import Feature, FeatureSchema, Table
-from torchrec_gr.sequences.request_batch import NO_TIME
+from torchrec_gr.sequences.request_batch import NO_AGE, NO_TIME
 
 SCHEMA = FeatureSchema(
     name="clicks",
@@ -261,6 +262,56 @@ def test_timestamps_become_the_unit_of_the_schema(tmp_path: Path) -> None:
     times = pd.to_datetime(impressions().time, unit="ms").astype("datetime64[us]")
     log = prepared(tmp_path, impressions(time=times))
     assert log.read_block(0).times.tolist() == [50, 10, 20, 90]
+
+
+DAY_MS = 86_400_000
+MADE = [50, 51, 50 - DAY_MS, 51 - DAY_MS, 50 - 3 * DAY_MS, None, 90, -(10**15), 50, NO_TIME]
+AGES = [0, 0, 1, 0, 3, NO_AGE, 0, 10**15 // DAY_MS, 0, NO_AGE]
+WITH_AGES = dataclasses.replace(SCHEMA, item_time="made")
+
+
+@pytest.mark.parametrize("layout", ["parquet", "csv", "timestamps"])
+def test_item_ages_are_whole_days_since_the_item_time(tmp_path: Path, layout: str) -> None:
+    made = pd.array(MADE, "Int64")
+    if layout == "timestamps":  # a coarser unit than the log's, which still counts in days
+        made = pd.array([t if t == NO_TIME else t * 1000 for t in made.fillna(NO_TIME)], "Int64")
+        made = made.to_numpy(np.int64).view("datetime64[us]")
+    frame = impressions(time=50, made=made)
+    if layout == "csv":
+        frame.to_csv(tmp_path / "rows.csv", index=False)
+        log = prepared(tmp_path, rows=(tmp_path / "rows.csv",), schema=WITH_AGES)
+    else:
+        log = prepared(tmp_path, frame, schema=WITH_AGES)
+    found = [rows.item_ages for rows in all_rows(log)]
+    assert all(ages is not None and ages.dtype == np.int64 for ages in found)
+    assert np.concatenate(found).tolist() == AGES  # type: ignore[arg-type]
+    assert log.counts["null times in made, age unknown"] == 2
+    assert log.counts["rows earlier than made, age taken for 0"] == 2
+    taken = next(rows for rows in all_rows(log) if len(rows)).take(np.array([2, 1]))
+    assert taken.item_ages is not None
+    assert taken.item_ages.tolist() == [1, 0]
+
+
+def test_item_ages_count_in_the_unit_of_the_log(tmp_path: Path) -> None:
+    schema = dataclasses.replace(WITH_AGES, time_unit="s")
+    frame = impressions(time=86_400 * 2, made=[0, 1, 86_400, 86_401, *[0] * 6])
+    log = prepared(tmp_path, frame, schema=schema, split=TemporalSplit(10**6, 10**6))
+    ages = log.read_block(0).item_ages
+    assert ages is not None
+    assert ages.tolist() == [2, 1, 1, 0]
+
+
+def test_without_an_item_time_there_are_no_ages(tmp_path: Path) -> None:
+    rows = prepared(tmp_path).read_block(0)
+    assert rows.item_ages is None
+    assert rows.take(np.array([0])).item_ages is None
+
+
+def test_a_missing_or_wrong_item_time_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"rows\.parquet: unknown column 'made': .*valid: "):
+        prepared(tmp_path, schema=WITH_AGES)
+    with pytest.raises(ValueError, match=r"'made' has type (large_)?string, expected integers in"):
+        prepared(tmp_path, impressions(made="2022-04-10"), schema=WITH_AGES)
 
 
 def test_what_was_mended_dropped_and_cut_is_counted_and_printed(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from torchrec_gr.data.requests import request_starts, shuffle_requests
+from torchrec_gr.data.requests import request_starts, same_history, shuffle_groups
 from torchrec_gr.data.rows import Rows
 from torchrec_gr.data.shuffle import ROWS, generator
 from torchrec_gr.schema.feature_schema import Feature, FeatureSchema, Table
@@ -60,7 +60,7 @@ def test_no_rows_are_no_requests() -> None:
 def test_shuffling_keeps_a_requests_rows_together_and_in_order() -> None:
     starts = np.random.default_rng(0).random(500) < 0.4
     starts[0] = True
-    order = shuffle_requests(starts, np.random.default_rng(1))
+    order = shuffle_groups(np.cumsum(starts) - 1, np.random.default_rng(1))
     assert sorted(order.tolist()) == list(range(500))
     assert not np.array_equal(order, np.arange(500))
     inside = ~starts[order]  # a row that goes on with a request follows the row before it
@@ -68,11 +68,25 @@ def test_shuffling_keeps_a_requests_rows_together_and_in_order() -> None:
 
 
 def test_every_window_and_epoch_has_an_order_of_its_own() -> None:
-    starts = np.ones(30, np.bool_)
+    alone = np.arange(30)
     orders = [
-        tuple(shuffle_requests(starts, generator(ROWS, seed, epoch, window)))
+        tuple(shuffle_groups(alone, generator(ROWS, seed, epoch, window)))
         for seed in (0, 1)
         for epoch in (0, 1)
         for window in (0, 1)
     ]
     assert len(set(orders)) == len(orders)
+
+
+def test_rows_of_one_user_and_moment_have_one_history() -> None:
+    users, moments = np.array([3, 1, 3, -1, 3, -1, 1]), np.array([7, 7, 7, 7, 8, 7, 7])
+    group = same_history(users, moments)
+    same = (users[:, None] == users) & (moments[:, None] == moments) & (users >= 0)
+    np.fill_diagonal(same, True)
+    assert np.array_equal(group[:, None] == group, same)
+    assert sorted(set(group)) == list(range(len(set(group))))
+
+
+def test_no_rows_are_shuffled_into_no_rows() -> None:
+    none = np.zeros(0, np.int64)
+    assert shuffle_groups(same_history(none, none), np.random.default_rng(0)).size == 0

@@ -121,18 +121,108 @@ def test_order_and_negatives_change_with_epoch_step_and_seed(log: PreparedLog) -
     assert len(set(draws)) == len(draws)
 
 
-def test_going_on_at_any_step_gives_the_same_batches(log: PreparedLog) -> None:
+@pytest.mark.parametrize("cut", ["newest", "segments", "sliding"])
+def test_going_on_at_any_step_gives_the_same_batches(log: PreparedLog, cut: str) -> None:
     def words(sequences: SequenceLoader) -> list[tuple[list[int], list[int]]]:
         return [(b.user_ids.tolist(), b.ids.values().tolist()) for b in sequences]
 
-    whole = loader(log)
+    whole = loader(log, cut=cut)
     expected = [words(whole) for _ in range(2)]
     for epoch, step in [(e, s) for e in range(2) for s in range(whole.num_steps + 1)]:
-        resumed = loader(log)
+        resumed = loader(log, cut=cut)
         resumed.load_state_dict(whole.state_at(epoch, step))
         assert words(resumed) == expected[epoch][step:]
     with pytest.raises(ValueError, match="num_negatives='6', this run has '7'"):
-        loader(log, num_negatives=7).load_state_dict(whole.state_dict())
+        loader(log, cut=cut, num_negatives=7).load_state_dict(whole.state_dict())
+
+
+def test_a_position_under_another_cut_is_refused(log: PreparedLog) -> None:
+    state = loader(log).state_dict()
+    with pytest.raises(ValueError, match="cut='newest', this run has 'sliding'"):
+        loader(log, cut="sliding").load_state_dict(state)
+    with pytest.raises(ValueError, match="segment_length='4', this run has '5'"):
+        loader(log, segment_length=5).load_state_dict(state)
+
+
+def read_segments(batch: RequestBatch) -> list[tuple[int, list[int], list[int]]]:
+    """User, rows of the item table, and times of each request that has events."""
+    lengths = batch.num_history().tolist()
+    items = batch.ids["history_item"].to_dense()
+    times = batch.history_times.split(lengths)
+    return [
+        (user, items[i].tolist(), times[i].tolist())
+        for i, user in enumerate(batch.user_ids.tolist())
+        if lengths[i]
+    ]
+
+
+@pytest.mark.parametrize("cut", ["segments", "sliding"])
+@pytest.mark.parametrize("splits", [("train",), ("train", "test")])
+def test_segments_hold_every_event_of_every_user_once(
+    log: PreparedLog, cut: str, splits: tuple[str, ...]
+) -> None:
+    rows = clicks(num_users=20)
+    allowed = rows if "test" in splits else rows[rows.time < TEST_FROM]
+    expected, segmented = {}, 0
+    for place, user in enumerate(log.raw_users.tolist()):
+        events = allowed[allowed.user == user].sort_values("time", kind="stable")
+        segmented += len(events) > 3
+        if len(events) >= 2:
+            items = log.vocabularies["item"].rows(events.item.to_numpy()).tolist()
+            expected[place] = sorted(zip(events.time.tolist(), items, strict=True))
+    sequences = loader(log, cut=cut, segment_length=3, splits=splits)
+    assert sequences.counts["segmented"] == segmented > 0
+    assert "truncated" not in sequences.counts
+    for _ in range(3):
+        sequences.counts["events"] = sequences.counts["sequences"] = 0
+        found: dict[int, list[tuple[int, int]]] = {}
+        for user, items, times in [s for batch in sequences for s in read_segments(batch)]:
+            assert 2 <= len(items) <= 3
+            assert times == sorted(times)
+            found.setdefault(user, []).extend(zip(times, items, strict=True))
+        assert {user: sorted(events) for user, events in found.items()} == expected
+        assert sequences.counts["events"] == sequences.num_events
+        assert sequences.counts["sequences"] == sequences.num_units
+
+
+def test_sliding_segments_are_others_in_every_epoch(log: PreparedLog) -> None:
+    def segments(cut: str) -> list[list[tuple[int, list[int], list[int]]]]:
+        sequences = loader(log, cut=cut, splits=("train", "test"))
+        return [sorted(s for batch in sequences for s in read_segments(batch)) for _ in range(3)]
+
+    first, second, third = segments("segments")
+    assert first == second == third
+    first, second, third = segments("sliding")
+    assert first != second != third != first
+    assert segments("sliding") == [first, second, third]
+
+
+@pytest.mark.parametrize("cut", ["segments", "sliding"])
+@pytest.mark.parametrize("world_size", [2, 7])
+def test_ranks_share_the_segments(log: PreparedLog, cut: str, world_size: int) -> None:
+    def make(**rank: int) -> SequenceLoader:
+        return loader(log, cut=cut, segment_length=3, batch_size=5, **rank)
+
+    ranks = [make(rank=rank, world_size=world_size) for rank in range(world_size)]
+    alone = make()
+    for _ in range(2):
+        for whole, *of_step in zip(alone, *ranks, strict=True):
+            together = [segment for batch in of_step for segment in read_segments(batch)]
+            assert together == read_segments(whole)
+
+
+def test_without_negatives_there_is_no_key_of_them(log: PreparedLog) -> None:
+    batch = next(iter(loader(log, num_negatives=0)))
+    assert batch.negatives == []
+    assert batch.ids.keys() == ["history_item", "history_tag"]
+
+
+def test_a_side_target_has_its_rows_without_negatives_too(tmp_path: Path) -> None:
+    log = prepare_clicks(tmp_path, schema=click_schema(side_target="history_tag"))
+    batch = next(iter(loader(log, num_negatives=0)))
+    assert batch.negatives == ["negative_history_tag"]
+    rows = batch.ids["negative_history_tag"].values().tolist()
+    assert rows == list(range(1, log.table_rows["tag"]))
 
 
 def test_settings_that_cannot_be_served_are_refused(log: PreparedLog, tmp_path: Path) -> None:
@@ -140,5 +230,9 @@ def test_settings_that_cannot_be_served_are_refused(log: PreparedLog, tmp_path: 
         loader(log, splits=("trian",))
     with pytest.raises(ValueError, match="num_negatives must be at least 0"):
         loader(log, num_negatives=-1)
+    with pytest.raises(ValueError, match="did you mean 'segments'"):
+        loader(log, cut="segment")
+    with pytest.raises(ValueError, match="segment_length must be at least 3"):
+        loader(log, cut="segments", segment_length=2)
     with pytest.raises(ValueError, match="set the schema's `target`"):
         loader(prepare_clicks(tmp_path, schema=click_schema(target=None)))

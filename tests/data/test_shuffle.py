@@ -26,7 +26,7 @@ def test_windows_hold_every_block_with_rows_once(window_rows: int) -> None:
 
 
 def test_no_two_windows_epochs_or_purposes_share_a_stream() -> None:
-    keys = [(p, s, e, w) for p in range(2) for s in range(2) for e in range(2) for w in range(2)]
+    keys = [(p, s, e, w) for p in range(5) for s in range(2) for e in range(2) for w in range(2)]
     drawn = {tuple(generator(*key).integers(0, 1 << 60, 4)) for key in keys}
     assert len(drawn) == len(keys)
     assert np.array_equal(generator(0, 1, 2).random(3), generator(0, 1, 2).random(3))

@@ -46,7 +46,7 @@ def test_features_are_found_by_role_kind_and_table() -> None:
 
 
 def test_yaml_is_read_back_equal(tmp_path: Path) -> None:
-    schema = FeatureSchema.from_dict(plain())
+    schema = FeatureSchema.from_dict(plain(item_time="made"))
     (tmp_path / "schema.yaml").write_text(schema.to_yaml())
     assert FeatureSchema.from_yaml(tmp_path / "schema.yaml") == schema
 
@@ -71,6 +71,15 @@ def test_yaml_is_read_back_equal(tmp_path: Path) -> None:
         (plain(tables=[{"name": "tag", "min": 2}]), "unknown table key 'min'.*'min_count'"),
         (plain(user=None), "history features need 'user'"),
         (plain(time=None), "history features need 'time'"),
+        (
+            plain(item_time="made", time_unit="order"),
+            "item_time 'made' needs `time` in us, ms or s",
+        ),
+        (
+            plain(features=[{"name": "hour", "role": "contextual"}], target=None, side_target=None)
+            | {"time": None, "item_time": "made"},
+            "item_time 'made' needs `time`.*got time None",
+        ),
         (plain(labels=[]), "at least one label"),
         (plain(max_history=0), "max_history must be at least 1, got 0"),
         (

@@ -10,7 +10,7 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_gr.sequences.impressions import to_impressions
-from torchrec_gr.sequences.request_batch import NO_TIME, RequestBatch
+from torchrec_gr.sequences.request_batch import ITEM_AGE, NO_AGE, NO_TIME, RequestBatch
 
 NUM_HISTORY = [3, 0, 2, 1]
 NUM_CANDIDATES = [2, 1, 0, 3]
@@ -149,8 +149,31 @@ def test_rows_that_fill_up_are_empty_and_weigh_nothing(num_tasks: int) -> None:
         assert ours.lengths().tolist() == [*theirs.lengths().tolist(), 0, 0]
 
 
+@pytest.mark.parametrize("num_rows", [6, 8])
+def test_item_ages_are_one_value_a_row_under_a_key_of_their_own(num_rows: int) -> None:
+    request = request_batch()
+    ages = torch.tensor([3, 0, NO_AGE, 7, 8, 9])
+    plain = to_impressions(request, num_rows=num_rows)
+    aged = to_impressions(dataclasses.replace(request, item_ages=ages), num_rows=num_rows)
+    assert aged.sparse_features.keys() == [*plain.sparse_features.keys(), ITEM_AGE]
+    assert aged.sparse_features[ITEM_AGE].values().equal(ages)
+    lengths = [1] * 6 + [0] * (num_rows - 6)
+    assert aged.sparse_features[ITEM_AGE].lengths().tolist() == lengths
+    for key in plain.sparse_features.keys():  # noqa: SIM118
+        ours, theirs = aged.sparse_features[key], plain.sparse_features[key]
+        assert ours.values().equal(theirs.values())
+        assert ours.lengths().equal(theirs.lengths())
+    assert aged.sparse_features.lengths().dtype == torch.int32
+
+
 def test_what_cannot_be_viewed_is_refused() -> None:
     with pytest.raises(ValueError, match="no labels"):
         to_impressions(dataclasses.replace(request_batch(), labels=None))
     with pytest.raises(ValueError, match="6 candidates do not fit into num_rows=5"):
         to_impressions(request_batch(), num_rows=5)
+    taken = dataclasses.replace(
+        request_batch(), contextual=[ITEM_AGE], item_ages=torch.zeros(6, dtype=torch.int64)
+    )
+    taken.ids._keys[0] = ITEM_AGE
+    with pytest.raises(ValueError, match="'item_age_days' is the key of the candidates' ages"):
+        to_impressions(taken)

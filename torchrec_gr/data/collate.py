@@ -72,6 +72,7 @@ def collate_requests(
             [rows.dense[name] for name in _names(schema, "candidate", "dense")]
         ),
         labels=torch.from_numpy(rows.labels),
+        item_ages=None if rows.item_ages is None else torch.from_numpy(rows.item_ages),
     )
 
 
@@ -124,6 +125,7 @@ def join_rows(schema: FeatureSchema, pieces: Sequence[Rows]) -> Rows:
         return _no_rows(schema)
     if len(pieces) == 1:
         return pieces[0]
+    ages = [rows.item_ages for rows in pieces if rows.item_ages is not None]
     return Rows(
         user_index=np.concatenate([rows.user_index for rows in pieces]),
         times=np.concatenate([rows.times for rows in pieces]),
@@ -134,6 +136,7 @@ def join_rows(schema: FeatureSchema, pieces: Sequence[Rows]) -> Rows:
         },
         source_rows=np.concatenate([rows.source_rows for rows in pieces]),
         split=np.concatenate([rows.split for rows in pieces]),
+        item_ages=np.concatenate(ages) if ages else None,
     )
 
 
@@ -148,6 +151,7 @@ def _no_rows(schema: FeatureSchema) -> Rows:
         dense={name: np.zeros(0, np.float32) for name in dense},
         source_rows=np.zeros(0, np.int64),
         split=np.zeros(0, np.int8),
+        item_ages=None if schema.item_time is None else np.zeros(0, np.int64),
     )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torchrec_gr.data.log_file import LogFile
 from torchrec_gr.schema.feature_schema import TimeUnit, Transform
 from torchrec_gr.schema.vocabulary import raw_ids
+from torchrec_gr.sequences.request_batch import NO_TIME
 
 
 class Columns:
@@ -70,6 +71,15 @@ class Columns:
         """
         times = self._column(column)
         self._refuse(times.is_null(), times, column, "every row needs a time")
+        return self.times_or_null(column, unit)
+
+    def times_or_null(self, column: str, unit: TimeUnit) -> NDArray[np.int64]:
+        """[N] int64 in the schema's unit; NO_TIME where null.
+
+        Raises:
+            ValueError: timestamps where the log knows only an order.
+        """
+        times = self._column(column)
         if pa.types.is_timestamp(times.type):
             if unit == "order":
                 raise ValueError(
@@ -77,7 +87,7 @@ class Columns:
                     "time_unit is 'order': name the unit, us, ms or s"
                 )
             times = times.cast(pa.timestamp(unit, times.type.tz), safe=False)
-        return times.cast(pa.int64()).to_numpy()
+        return times.cast(pa.int64()).fill_null(NO_TIME).to_numpy()
 
     def numbers(self, column: str, transform: Transform) -> NDArray[np.float32]:
         """[N] float32, transformed; 0 where null, NaN or infinite."""

@@ -13,14 +13,12 @@ from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.data.rows import Rows
 from torchrec_gr.data.split_rows import SplitRows
 from torchrec_gr.data.step_loader import StepLoader, fingerprint
-from torchrec_gr.schema.feature_schema import FeatureSchema, nearest_valid
+from torchrec_gr.schema.feature_schema import TICKS_PER_SECOND, FeatureSchema, nearest_valid
 from torchrec_gr.sequences.impressions import to_impressions
 from torchrec_gr.sequences.request_batch import ImpressionBatch, RequestBatch
 
 HistoryAsOf = Literal["exposure", "day", "split"]
 View = Literal["requests", "impressions"]
-
-_PER_SECOND = {"us": 1_000_000, "ms": 1_000, "s": 1}
 
 
 class RequestLoader(StepLoader[RequestBatch | ImpressionBatch]):
@@ -29,6 +27,8 @@ class RequestLoader(StepLoader[RequestBatch | ImpressionBatch]):
     Neighbouring rows of one user, moment and context are one request with several candidates.
     Blocks are read in an order that seed and epoch decide, about a million rows at a time, and
     those rows are permuted, a request's together; batches run over the borders of these windows.
+    Under "day" rows of one user and day, which have one history, stay together as well, so that a
+    model that finds equal histories encodes them once.
     Every rank decodes the windows that it takes rows from, and keeps the last: a split of one
     window is decoded once.
 
@@ -66,7 +66,8 @@ class RequestLoader(StepLoader[RequestBatch | ImpressionBatch]):
         pad: bool = False,
     ) -> None:
         _check(log, split, view, history_as_of, pad)
-        self._split_rows = SplitRows(log, split)
+        by_day = history_as_of == "day"
+        self._split_rows = SplitRows(log, split, self._known_before if by_day else None)
         super().__init__(
             self._split_rows.num_rows,
             batch_size=batch_size,
@@ -151,6 +152,6 @@ def _check(log: PreparedLog, split: str, view: str, history_as_of: str, pad: boo
 
 
 def _day_start(times: np.ndarray, schema: FeatureSchema) -> np.ndarray:
-    second = {"us": 1_000_000, "ms": 1_000, "s": 1}[schema.time_unit]
+    second = TICKS_PER_SECOND[schema.time_unit]
     offset, day = round(schema.utc_offset_hours * 3600 * second), 86_400 * second
     return (times + offset) // day * day - offset

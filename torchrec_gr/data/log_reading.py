@@ -11,7 +11,8 @@ from torchrec_gr.data.columns import Columns
 from torchrec_gr.data.log_file import LogFile, Need
 from torchrec_gr.data.log_source import LogSource, TemporalSplit
 from torchrec_gr.data.split_names import SplitNames, split_names
-from torchrec_gr.schema.feature_schema import Feature, Role
+from torchrec_gr.schema.feature_schema import TICKS_PER_SECOND, Feature, Role
+from torchrec_gr.sequences.request_batch import NO_AGE, NO_TIME
 
 
 def row_needs(source: LogSource, *roles: Role) -> dict[str, tuple[Need, ...]]:
@@ -21,6 +22,8 @@ def row_needs(source: LogSource, *roles: Role) -> dict[str, tuple[Need, ...]]:
     needs += [(label, "label") for label in schema.labels]
     if not isinstance(source.split, TemporalSplit):
         needs.append((source.split.column, "split"))
+    if "candidate" in roles:
+        needs.append((schema.item_time, "time"))
     return _grouped(needs + [(f.column, _need(f)) for f in features(source, *roles)])
 
 
@@ -57,6 +60,19 @@ def read_times(source: LogSource, columns: Columns) -> NDArray[np.int64]:
     if source.schema.time is None:
         return np.zeros(len(columns), dtype=np.int64)
     return columns.times(source.schema.time, source.schema.time_unit)
+
+
+def read_item_ages(
+    source: LogSource, columns: Columns, times: NDArray[np.int64]
+) -> NDArray[np.int64] | None:
+    """[N] int64, as in RequestBatch; None where the schema has no `item_time`."""
+    schema = source.schema
+    if schema.item_time is None:
+        return None
+    since = columns.times_or_null(schema.item_time, schema.time_unit)
+    known = since != NO_TIME
+    ages = (times - np.where(known, since, times)) // (86_400 * TICKS_PER_SECOND[schema.time_unit])
+    return np.where(known, ages.clip(0, NO_AGE), NO_AGE)
 
 
 def row_splits(source: LogSource, columns: Columns, times: NDArray[np.int64]) -> SplitNames:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from torchrec_gr.data.columns import Columns
 from torchrec_gr.data.log_file import LogFile, Need, open_log_file
@@ -26,6 +27,7 @@ from torchrec_gr.data.log_source import TRAIN, LogSource, TemporalSplit
 from torchrec_gr.data.split_names import SplitNames, in_order
 from torchrec_gr.schema.feature_schema import Feature, Table
 from torchrec_gr.schema.vocabulary import VocabularyBuilder
+from torchrec_gr.sequences.request_batch import NO_TIME
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +127,7 @@ class _Scanner:
         self.last_time = max(self.last_time, times.max(initial=self.last_time))
         for label in self.source.schema.labels:
             columns.labels(label)
+        self._count_ages(columns, times)
         splits = row_splits(self.source, columns, times)
         self._count(columns, features(self.source, *row_roles(self.source)), splits)
         return splits.counts()
@@ -134,6 +137,15 @@ class _Scanner:
         splits = event_splits(self.source, columns, read_times(self.source, columns))
         self._count(columns, features(self.source, "history"), splits)
         return splits.counts()
+
+    def _count_ages(self, columns: Columns, times: NDArray[np.int64]) -> None:
+        column = self.source.schema.item_time
+        if column is not None:
+            since = columns.times_or_null(column, self.source.schema.time_unit)
+            self.counts[f"null times in {column}, age unknown"] += int((since == NO_TIME).sum())
+            self.counts[f"rows earlier than {column}, age taken for 0"] += int(
+                (since > times).sum()
+            )
 
     def _count(self, columns: Columns, read: list[Feature], splits: SplitNames) -> None:
         if self.source.schema.user is not None:

@@ -15,7 +15,7 @@ from torchrec_gr.data.columns import Columns
 from torchrec_gr.data.encoding import encode_features, encode_users
 from torchrec_gr.data.event_store import EventStore
 from torchrec_gr.data.log_file import LogFile
-from torchrec_gr.data.log_reading import features, read_times, row_needs, row_splits
+from torchrec_gr.data.log_reading import features, read_item_ages, read_times, row_needs, row_splits
 from torchrec_gr.data.log_scan import Block
 from torchrec_gr.data.log_source import TEST, VALIDATION, LogSource, TemporalSplit
 from torchrec_gr.data.prepared_folder import (
@@ -124,6 +124,7 @@ class PreparedLog:
             dense={f.name: encoded[f.name] for f in row_features if f.kind == "dense"},
             source_rows=np.arange(block.first_row, block.first_row + block.num_rows),
             split=row_splits(self.source, columns, times).codes(self.splits),
+            item_ages=read_item_ages(self.source, columns, times),
         )
 
     def gauc_refusal(self, history_as_of: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Which neighbouring rows of a log are one request: a user at a moment, with several candidates."""
+"""Which rows of a log belong together: those of one request, and those of one history."""
 
 from __future__ import annotations
 
@@ -29,10 +29,31 @@ def request_starts(schema: FeatureSchema, rows: Rows) -> NDArray[np.bool_]:
     return starts
 
 
-def shuffle_requests(
-    starts: NDArray[np.bool_], generator: np.random.Generator
+def same_history(
+    user_index: NDArray[np.int64], known_before: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Draws an order of rows that keeps each request's rows together, and in their order: [N]."""
-    request = np.cumsum(starts) - 1
-    place = generator.permutation(int(starts.sum()))
-    return np.argsort(place[request], kind="stable")
+    """Which rows have one history: [N] int64, a number for each user and moment.
+
+    Args:
+        user_index: [N] int64; rows of no user (-1) are alone.
+        known_before: [N] int64, the moment that each row's history ends before.
+    """
+    nobody = user_index < 0
+    user = np.where(nobody, -1 - np.arange(len(user_index)), user_index)
+    order = np.lexsort((known_before, user))
+    begins = np.ones(len(order), np.bool_)
+    begins[1:] = (np.diff(user[order]) != 0) | (np.diff(known_before[order]) != 0)
+    group = np.empty(len(order), np.int64)
+    group[order] = np.cumsum(begins) - 1
+    return group
+
+
+def shuffle_groups(group: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+    """Draws an order of rows that keeps each group's rows together, and in their order: [N].
+
+    Args:
+        group: [N] int64, every number from 0 to the greatest at least once.
+        generator: draws it.
+    """
+    place = generator.permutation(int(group.max(initial=-1)) + 1)
+    return np.argsort(place[group], kind="stable")

@@ -20,6 +20,7 @@ class Rows:
         dense: candidate or contextual dense feature -> [N] float32, transformed.
         source_rows: [N] int64, row number counted from 0 over the log's files in order.
         split: [N] int8, index into `PreparedLog.splits`.
+        item_ages: [N] int64, as in RequestBatch.
     """
 
     user_index: NDArray[np.int64]
@@ -29,6 +30,7 @@ class Rows:
     dense: dict[str, NDArray[np.float32]]
     source_rows: NDArray[np.int64]
     split: NDArray[np.int8]
+    item_ages: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return self.user_index.size
@@ -43,4 +45,5 @@ class Rows:
             dense={name: values[index] for name, values in self.dense.items()},
             source_rows=self.source_rows[index],
             split=self.split[index],
+            item_ages=None if self.item_ages is None else self.item_ages[index],
         )

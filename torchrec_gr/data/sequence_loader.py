@@ -9,32 +9,35 @@ import numpy as np
 from torchrec_gr.data.collate import collate_sequences, ranges
 from torchrec_gr.data.log_source import TRAIN
 from torchrec_gr.data.prepared_log import PreparedLog
+from torchrec_gr.data.segments import Cut, Segmenter, Segments
 from torchrec_gr.data.shuffle import NEGATIVES, SEQUENCES, generator
 from torchrec_gr.data.step_loader import StepLoader, fingerprint
 from torchrec_gr.sequences.request_batch import RequestBatch, negative_key
 
-MIN_EVENTS = 2
-"""A shorter sequence has no next event to predict."""
-
 
 class SequenceLoader(StepLoader[RequestBatch]):
-    """Reads each user's newest `schema.max_history` events as one sequence, in random order.
+    """Reads the users' events as sequences, in random order.
 
-    A batch is a RequestBatch without candidates. Its key `negative_<target>` holds ids drawn
-    uniformly from the target's table, without the out-of-vocabulary row, from (seed, epoch, step):
-    all ranks draw the same. Where the schema has a `side_target`, `negative_<side_target>` holds
-    every row of its table but that one, in order.
+    A batch is a RequestBatch without candidates; a user whose events are cut into several segments
+    may be several of its requests. Its key `negative_<target>` holds ids drawn uniformly from the
+    target's table, without the out-of-vocabulary row, from (seed, epoch, step): all ranks draw the
+    same. Where the schema has a `side_target`, `negative_<side_target>` holds every row of its
+    table but that one, in order.
 
-    `counts` says how many users were "skipped" (fewer than two events) and how many sequences are
-    "truncated", and adds up the "sequences", "events" and "steps" that this rank has read.
+    `counts` says how many users were "skipped" (fewer than two events) and how many had more events
+    than a segment: "truncated" where only the newest are read, "segmented" where all are. It adds
+    up the "sequences", "events" and "steps" that this rank has read.
 
     Args:
         log: prepared, with a `schema.target`.
         batch_size: sequences a step, over all ranks.
-        num_negatives: drawn for each step.
-        seed: of the order and of the negatives.
+        num_negatives: drawn for each step; with 0, `negative_<target>` is not a key of the batch.
+        seed: of the order, of the negatives and of where sliding segments begin.
         rank, world_size: of this process.
         splits: whose events may be read.
+        cut: what of a user's events is a sequence (see `Segmenter`): their newest ones, all of them
+            in segments, or all of them in segments that begin elsewhere in every epoch.
+        segment_length: the most events of a sequence; default: `schema.max_history`.
 
     Raises:
         ValueError: the log has no history or no target, or a setting is out of its range.
@@ -50,6 +53,8 @@ class SequenceLoader(StepLoader[RequestBatch]):
         rank: int = 0,
         world_size: int = 1,
         splits: tuple[str, ...] = (TRAIN,),
+        cut: Cut = "newest",
+        segment_length: int | None = None,
     ) -> None:
         target, num_table_rows = _target(log)
         if num_negatives < 0:
@@ -58,12 +63,10 @@ class SequenceLoader(StepLoader[RequestBatch]):
             raise ValueError(f"no negatives can be drawn: the vocabulary of {target!r} is empty")
         assert log.events is not None  # checked
         offsets, self._positions = log.events.select(splits)
-        num_events = np.diff(offsets)
-        self._users = np.flatnonzero(num_events >= MIN_EVENTS)
-        self._end = offsets[1:][self._users]
-        self._start = np.maximum(offsets[:-1][self._users], self._end - log.schema.max_history)
+        length = log.schema.max_history if segment_length is None else segment_length
+        self._segmenter = Segmenter(offsets, cut, length)
         super().__init__(
-            self._users.size,
+            self._segmenter.num_segments,
             batch_size=batch_size,
             seed=seed,
             rank=rank,
@@ -71,6 +74,8 @@ class SequenceLoader(StepLoader[RequestBatch]):
             settings={
                 "splits": ",".join(splits),
                 "num_negatives": num_negatives,
+                "cut": cut,
+                "segment_length": length,
                 "log": fingerprint(log),
             },
         )
@@ -79,37 +84,41 @@ class SequenceLoader(StepLoader[RequestBatch]):
         self._target = target
         self._num_table_rows = num_table_rows
         self._side_rows = _side_rows(log)
-        self.counts["skipped"] = int((num_events < MIN_EVENTS).sum())
-        self.counts["truncated"] = int((num_events > log.schema.max_history).sum())
+        self.counts["skipped"] = self._segmenter.num_skipped
+        self.counts["truncated" if cut == "newest" else "segmented"] = self._segmenter.num_cut
 
     @property
     def num_events(self) -> int:
         """Events of one epoch's sequences, over all ranks."""
-        return int((self._end - self._start).sum())
+        return self._segmenter.num_events
 
     def _batches(self, epoch: int, first_step: int) -> Iterator[RequestBatch]:
         assert self.seed is not None  # a seed is required
         order = generator(SEQUENCES, self.seed, epoch).permutation(self.num_units)
+        segments = self._segmenter.segments(self.seed, epoch)
         for step in range(first_step, self.num_steps):
             first, end = self._slice(step)
-            negatives = generator(NEGATIVES, self.seed, epoch, step).integers(
-                1, self._num_table_rows, self.num_negatives
-            )
-            yield self._collate(order[first:end], negatives)
+            chosen = order[first:end]
+            negatives = self._side_rows
+            if self.num_negatives:
+                drawn = generator(NEGATIVES, self.seed, epoch, step).integers(
+                    1, self._num_table_rows, self.num_negatives
+                )
+                negatives = {negative_key(self._target): drawn, **negatives}
+            yield self._collate(Segments(*(values[chosen] for values in segments)), negatives)
 
-    def _collate(self, chosen: np.ndarray, negatives: np.ndarray) -> RequestBatch:
+    def _collate(self, segments: Segments, negatives: dict[str, np.ndarray]) -> RequestBatch:
         assert self.log.events is not None  # checked
-        start, end = self._start[chosen], self._end[chosen]
-        index = self._positions[ranges(start, end)]
-        self.counts["sequences"] += chosen.size
+        index = self._positions[ranges(segments.start, segments.end)]
+        self.counts["sequences"] += segments.users.size
         self.counts["events"] += index.size
         return collate_sequences(
             self.log.schema,
             self.log.events,
             index,
-            end - start,
-            self._users[chosen],
-            {negative_key(self._target): negatives, **self._side_rows},
+            segments.end - segments.start,
+            segments.users,
+            negatives,
         )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Callable
 
 import numpy as np
 
 from torchrec_gr.data.collate import join_rows
 from torchrec_gr.data.prepared_log import PreparedLog
-from torchrec_gr.data.requests import request_starts, shuffle_requests
+from torchrec_gr.data.requests import request_starts, same_history, shuffle_groups
 from torchrec_gr.data.rows import Rows
 from torchrec_gr.data.shuffle import ROWS, WINDOW_ROWS, Window, generator, windows
 
@@ -19,10 +20,18 @@ class SplitRows:
     Args:
         log: prepared.
         split: one of `log.splits`.
+        known_before: gives for times [N] the moments [N] that histories end before. Rows of one
+            user and moment are then kept together; left out, rows of one request are.
     """
 
-    def __init__(self, log: PreparedLog, split: str) -> None:
+    def __init__(
+        self,
+        log: PreparedLog,
+        split: str,
+        known_before: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
         self.schema = log.schema
+        self._known_before = known_before
         self._log = log
         self._code = log.splits.index(split)
         self._counts = [block.counts[self._code] for block in log.blocks]
@@ -37,6 +46,12 @@ class SplitRows:
     def in_order(self, seed: int | None, epoch: int) -> EpochRows:
         """The rows in the order of one epoch; without a seed, in the log's."""
         return EpochRows(self, windows(self._counts, seed, epoch, WINDOW_ROWS), seed, epoch)
+
+    def groups(self, rows: Rows) -> np.ndarray:
+        """[N] int64: which rows are kept together."""
+        if self._known_before is None:
+            return np.cumsum(request_starts(self.schema, rows)) - 1
+        return same_history(rows.user_index, self._known_before(rows.times))
 
     def of_blocks(self, blocks: tuple[int, ...]) -> Rows:
         """The split's rows in some blocks, one block after the other."""
@@ -81,8 +96,7 @@ class EpochRows:
         if self._seed is None:
             return rows.take(np.arange(first, end))
         if self._permuted is not window:
-            starts = request_starts(self._split_rows.schema, rows)
             drawn = generator(ROWS, self._seed, self._epoch, window.place)
-            self._permutation = shuffle_requests(starts, drawn)
+            self._permutation = shuffle_groups(self._split_rows.groups(rows), drawn)
             self._permuted = window
         return rows.take(self._permutation[first:end])

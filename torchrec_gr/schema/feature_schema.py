@@ -19,6 +19,8 @@ ROLES: tuple[Role, ...] = ("contextual", "history", "candidate")
 KINDS: tuple[Kind, ...] = ("categorical", "dense")
 TRANSFORMS: tuple[Transform, ...] = ("none", "log1p")
 TIME_UNITS: tuple[TimeUnit, ...] = ("us", "ms", "s", "order")
+TICKS_PER_SECOND = {"us": 1_000_000, "ms": 1_000, "s": 1}
+"""Time unit -> how many of it are a second; an order has no seconds."""
 
 
 class SchemaError(ValueError):
@@ -98,6 +100,8 @@ class FeatureSchema:
         max_history: how many newest events a history keeps.
         target: history feature whose next value generative pretraining predicts.
         side_target: low-cardinality history feature predicted beside it.
+        item_time: column of the time at which the row's candidate came into being, in the unit of
+            `time`; null where it is not known. A batch then has the candidates' ages.
 
     Raises:
         SchemaError: a contradiction, or a name that does not exist (with the nearest valid one).
@@ -114,6 +118,7 @@ class FeatureSchema:
     max_history: int = 50
     target: str | None = None
     side_target: str | None = None
+    item_time: str | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -213,6 +218,11 @@ def _check(schema: FeatureSchema) -> None:
                 raise SchemaError(f"history features need {key!r}: name the log's {key} column")
     if schema.of("history", "dense") and not schema.of("history"):
         raise SchemaError("dense history features need a categorical one beside them: the item")
+    if schema.item_time is not None and (schema.time is None or schema.time_unit == "order"):
+        raise SchemaError(
+            f"item_time {schema.item_time!r} needs `time` in us, ms or s beside it: an age is the "
+            f"time between them; got time {schema.time!r} in {schema.time_unit!r}"
+        )
     for key in ("target", "side_target"):
         _check_target(schema, key, names)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from torchrec_gr.sequences.request_batch import ImpressionBatch, RequestBatch
+from torchrec_gr.sequences.request_batch import ITEM_AGE, ImpressionBatch, RequestBatch
 
 
 def to_impressions(batch: RequestBatch, *, num_rows: int | None = None) -> ImpressionBatch:
@@ -24,12 +24,14 @@ def to_impressions(batch: RequestBatch, *, num_rows: int | None = None) -> Impre
             max(C, 1), because TorchRec takes no batch without rows.
 
     Returns:
-        Keys are contextual, candidate and history ones, in that order. `dense_features` is
-        [C, 1 + F]: log(1 + events in the history), then the contextual and the candidates' numbers.
-        `labels` is [C] where there is one task, else [C, tasks].
+        Keys are contextual, candidate and history ones, in that order, and last, where the batch
+        has the candidates' ages, `ITEM_AGE` with one a row. `dense_features` is [C, 1 + F]: log(1 +
+        events in the history), then the contextual and the candidates' numbers. `labels` is [C]
+        where there is one task, else [C, tasks].
 
     Raises:
-        ValueError: the batch has no labels, or more candidates than `num_rows`.
+        ValueError: the batch has no labels, more candidates than `num_rows`, or a feature under the
+            key of the ages.
     """
     if batch.labels is None:
         raise ValueError(
@@ -85,8 +87,15 @@ def _ids(
     values += [given[key].index_select(0, history.index) for key in batch.history]
     lengths = [_pad(ones, num_rows)] * (len(batch.contextual) + len(batch.candidates))
     lengths += [_pad(history.lengths, num_rows)] * len(batch.history)
+    keys = [*batch.contextual, *batch.candidates, *batch.history]
+    if batch.item_ages is not None:
+        if ITEM_AGE in keys:
+            raise ValueError(f"{ITEM_AGE!r} is the key of the candidates' ages: rename the feature")
+        keys.append(ITEM_AGE)
+        values.append(batch.item_ages)
+        lengths.append(_pad(ones, num_rows))
     return KeyedJaggedTensor(
-        keys=[*batch.contextual, *batch.candidates, *batch.history],
+        keys=keys,
         values=torch.cat(values),
         lengths=torch.cat(lengths).to(batch.ids.lengths().dtype),
     )

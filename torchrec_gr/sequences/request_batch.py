@@ -14,6 +14,12 @@ from torchrec.streamable import Pipelineable
 NO_TIME = torch.iinfo(torch.int64).min
 """The time of an event of which the log knows only the order."""
 
+NO_AGE = torch.iinfo(torch.int32).max
+"""The age in days of a candidate of unknown age, which counts as old."""
+
+ITEM_AGE = "item_age_days"
+"""The key of an ImpressionBatch that holds the candidates' ages, where the log knows them."""
+
 
 def negative_key(history_feature: str) -> str:
     """The key of a batch that holds the negatives for the values of a history feature."""
@@ -54,6 +60,9 @@ class RequestBatch(_TensorFields):
         labels: [C, tasks] float32, None in generative pretraining.
         user_ids: [U] int64, the user's place in the log's list of raw ids; -1 where it has none.
         source_rows: [C] int64, the rows of the log.
+        item_ages: [C] int64, whole days since each candidate came into being, at least 0 and at
+            most NO_AGE, which stands for one that is not known; None where the schema has no
+            `item_time`.
     """
 
     ids: KeyedJaggedTensor
@@ -71,6 +80,7 @@ class RequestBatch(_TensorFields):
     dense_history: Tensor | None = None
     dense_candidates: Tensor | None = None
     labels: Tensor | None = None
+    item_ages: Tensor | None = None
 
     @property
     def num_requests(self) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from torchrec_gr.data.datasets import kuairand
+from torchrec_gr.data.datasets import kuairand, load_dataset
 from torchrec_gr.data.log_source import LogSource, TemporalSplit
-from torchrec_gr.sequences.request_batch import NO_TIME
+from torchrec_gr.data.prepared_log import PreparedLog, prepare
+from torchrec_gr.schema import Feature
+from torchrec_gr.sequences.request_batch import NO_AGE, NO_TIME
 
 HOUR = 3_600_000
 NOON = kuairand.TEST_FROM - 12 * HOUR  # 3 May, 12:00 UTC+8
@@ -30,13 +33,18 @@ def _user(user: int, **values: object) -> dict[str, object]:
     return row | ranges | {"user_id": user, "user_active_degree": "full_active"} | values
 
 
-def _video(video: int, tag: str) -> dict[str, object]:
-    kinds = {"video_type": "NORMAL", "upload_type": "Web", "music_type": 9.0}
+def _video(video: int, tag: str, upload_dt: str | None = "2022-04-10") -> dict[str, object]:
+    kinds = {
+        "upload_dt": upload_dt,
+        "video_type": "NORMAL",
+        "upload_type": "Web",
+        "music_type": 9.0,
+    }
     return {"video_id": video, "author_id": 100 + video, "tag": tag, **kinds}
 
 
 USERS = [_user(1, is_live_streamer=-124), _user(2, onehot_feat4=None)]
-VIDEOS = [_video(5, "39,68"), _video(6, "3"), _video(7, "")]
+VIDEOS = [_video(5, "39,68"), _video(6, "3", "2022-04-11"), _video(7, "", None)]
 OLD = [_impression(1, 5, NOON - 100 * HOUR, long_view=1, is_click=1)]
 NEW = [
     _impression(1, 6, NOON, is_click=1),
@@ -84,6 +92,12 @@ def shared(tmp_path: Path) -> Path:
 
 def _rows(source: LogSource) -> pd.DataFrame:
     return pq.read_table(source.rows[0]).to_pandas(types_mapper=_nullable)
+
+
+def _prepare(source: LogSource, work_dir: Path) -> PreparedLog:
+    """With the day before the test window to train on: the only day before it that has rows."""
+    split = TemporalSplit(kuairand.TEST_FROM, kuairand.TEST_FROM)
+    return prepare(dataclasses.replace(source, split=split), work_dir)
 
 
 def _nullable(kind: pa.DataType) -> object:
@@ -153,6 +167,53 @@ def test_history_and_candidate_share_tables(official: Path, tmp_path: Path) -> N
     for name in ("video_id", "author_id", "tag"):
         assert schema.feature(f"history_{name}").table == schema.feature(name).table
     assert schema.item == schema.feature("video_id")
+
+
+def test_options_change_the_schema_and_nothing_else(shared: Path, tmp_path: Path) -> None:
+    default = kuairand.load(shared, tmp_path / "a")
+    before = default.rows[0].read_bytes(), default.events[0].read_bytes()
+    options = {"surface": True, "max_history": 200, "item_age": True}
+    source = load_dataset("kuairand-pure", shared, tmp_path / "a", **options)
+    assert (source.rows[0].read_bytes(), source.events[0].read_bytes()) == before
+    assert default.schema.max_history == 50
+    assert default.schema.item_time is None
+    assert "history_tab" not in [f.name for f in default.schema.features]
+    assert source.schema == dataclasses.replace(
+        default.schema,
+        features=(*default.schema.features, Feature("history_tab", "history", column="tab")),
+        max_history=200,
+        item_time="upload_ms",
+    )
+    with pytest.raises(ValueError, match="max_history must be at least 1, got 0"):
+        kuairand.load(shared, tmp_path / "a", max_history=0)
+
+
+def test_a_surface_that_is_not_known_is_row_0(shared: Path, tmp_path: Path) -> None:
+    source = kuairand.load(shared, tmp_path / "work", surface=True)
+    log = _prepare(source, tmp_path / "work")
+    assert log.vocabularies["tab"].raw_ids.tolist() == [1]
+    assert log.events is not None
+    known = log.events.times != NO_TIME
+    assert log.events.rows["history_tab"].tolist() == known.astype(int).tolist()
+    assert sorted(known.tolist()) == [False, False, True, True, True]
+    assert log.counts["null ids in tab, taken for unknown"] == 2
+
+
+@pytest.mark.parametrize("layout", ["official", "shared"])
+def test_videos_age_from_their_day_of_upload(
+    layout: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    source = kuairand.load(request.getfixturevalue(layout), tmp_path / "work", item_age=True)
+    tenth = kuairand.TEST_FROM - 24 * kuairand.DAY_MS  # of April; the test begins on 4 May
+    uploaded = {5: tenth, 6: tenth + kuairand.DAY_MS, 7: None, 8: None}
+    rows = _rows(source)
+    found = [None if pd.isna(time) else time for time in rows["upload_ms"]]
+    assert found == [uploaded[video] for video in rows["video_id"]]
+    log = _prepare(source, tmp_path / "work")
+    ages = log.read_block(0).item_ages
+    assert ages is not None
+    # On 3 May at noon, video 6 is 22 days old and 12 hours; of videos 7 and 8 nothing is known.
+    assert ages.tolist()[-3:] == [22, NO_AGE, NO_AGE]
 
 
 def test_length_buckets() -> None:

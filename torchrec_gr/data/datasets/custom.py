@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torchrec_gr.data.log_source import ColumnSplit, LogSource, TemporalSplit
-from torchrec_gr.schema.feature_schema import FeatureSchema
+from torchrec_gr.schema.feature_schema import TICKS_PER_SECOND, FeatureSchema
 
 Moment = int | str | datetime.date
 """A time in the log's unit, or an ISO date or time: without a zone, by the schema's clock."""
 
 _FORMATS = ("*.parquet", "*.csv")
-_PER_SECOND = {"us": 1_000_000, "ms": 1_000, "s": 1}
 
 
 def load(
@@ -96,4 +95,4 @@ def _in_log_unit(moment: Moment, schema: FeatureSchema) -> int:
         when = when.replace(tzinfo=clock)
     epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
     microseconds = (when - epoch) // datetime.timedelta(microseconds=1)
-    return microseconds * _PER_SECOND[schema.time_unit] // 1_000_000
+    return microseconds * TICKS_PER_SECOND[schema.time_unit] // 1_000_000

@@ -10,6 +10,7 @@ Videos" (CIKM 2022), the standard-policy log. What each column is taken for:
 - `video_features_statistic` covers the whole month, the test days too: it is left out.
 - Days begin at UTC+8. The published `date` disagrees with `time_ms` on some rows, so only `time_ms`
   is used.
+- `upload_dt` is the day, by the same clock, on which a video came into being.
 """
 
 from __future__ import annotations
@@ -76,7 +77,15 @@ _VIDEO_IDS = ("author_id", "tag", "video_type", "upload_type", "music_type")
 _HISTORY = ("video_id", "author_id", "tag", "long_view", "is_like")
 
 
-def load(data_dir: Path, work_dir: Path, label: str = "long_view") -> LogSource:
+def load(
+    data_dir: Path,
+    work_dir: Path,
+    label: str = "long_view",
+    *,
+    surface: bool = False,
+    max_history: int = 50,
+    item_age: bool = False,
+) -> LogSource:
     """Reads the official csv files, or a partial log as parquet with the users' earlier histories.
 
     Exact duplicate impressions are dropped and counted. Rows from `TEST_FROM` on are the test set,
@@ -88,6 +97,10 @@ def load(data_dir: Path, work_dir: Path, label: str = "long_view") -> LogSource:
             user_features and video_features_basic beside them.
         work_dir: where the canonical parquet is written.
         label: `long_view`, `is_click` or `is_like`.
+        surface: adds the surface (`tab`) of each event to the history; it is not known of the
+            earlier histories.
+        max_history: how many newest events a history keeps.
+        item_age: gives each impression the age of its video.
 
     Raises:
         ValueError: an unknown label, or files that are missing or damaged.
@@ -111,7 +124,7 @@ def load(data_dir: Path, work_dir: Path, label: str = "long_view") -> LogSource:
         events = (write_parquet(table, work_dir / "kuairand-pure_events.parquet"),)
     rows = pa.Table.from_pandas(_canonical(impressions, users, videos), preserve_index=False)
     return LogSource(
-        schema=_schema(label),
+        schema=_schema(label, surface, max_history, item_age),
         rows=(write_parquet(rows, work_dir / "kuairand-pure_rows.parquet"),),
         split=TemporalSplit(validation_from=TEST_FROM - DAY_MS, test_from=TEST_FROM),
         events=events,
@@ -146,10 +159,19 @@ def _read_users(path: Path) -> pd.DataFrame:
 
 def _read_videos(path: Path) -> pd.DataFrame:
     """Video features by video id; of a video's tags the first, which is its main one."""
-    raw = read_columns(path, ("video_id", *_VIDEO_IDS)).to_pandas()
+    raw = read_columns(path, ("video_id", "upload_dt", *_VIDEO_IDS)).to_pandas()
     first_tag = raw["tag"].astype("string").str.split(",").str[0]
     raw["tag"] = pd.to_numeric(first_tag, errors="coerce")
-    return pd.DataFrame({name: _ids(raw[name]) for name in _VIDEO_IDS}).set_index(raw["video_id"])
+    videos = pd.DataFrame({name: _ids(raw[name]) for name in _VIDEO_IDS})
+    videos["upload_ms"] = _day_start_ms(raw["upload_dt"])
+    return videos.set_index(raw["video_id"])
+
+
+def _day_start_ms(days: pd.Series) -> pd.Series:
+    """Nullable integers: when a day begins at UTC+8; null where it is no day."""
+    since = pd.to_datetime(days, errors="coerce") - pd.Timestamp(0)
+    begins = since // pd.Timedelta(milliseconds=1) - UTC_OFFSET_HOURS * 3_600_000
+    return begins.astype("Int64")
 
 
 def _ids(column: pd.Series) -> pd.Series:
@@ -199,16 +221,18 @@ def _history_events(
             "video_id": np.concatenate(history["video_ids"].to_numpy()).astype(np.int64),
             "long_view": np.concatenate(history["long_view"].to_numpy()).astype(np.int64),
             "is_like": np.concatenate(history["is_like"].to_numpy()).astype(np.int64),
+            "tab": pd.NA,
         }
-    )
+    ).astype({"tab": "Int64"})
     of_video = videos[["author_id", "tag"]].reindex(events["video_id"]).reset_index(drop=True)
     joined = pd.concat([events, of_video], axis=1)
     return pa.Table.from_pandas(joined, preserve_index=False), num_late
 
 
-def _schema(label: str) -> FeatureSchema:
+def _schema(label: str, surface: bool, max_history: int, item_age: bool) -> FeatureSchema:
     contextual = ("user_id", "tab", "hour", *_USER_IDS)
     candidate = ("video_id", *_VIDEO_IDS, "duration_bucket")
+    history = (*_HISTORY, "tab") if surface else _HISTORY
     return FeatureSchema(
         name="kuairand-pure",
         labels=(label,),
@@ -217,14 +241,15 @@ def _schema(label: str) -> FeatureSchema:
             *(Feature(name, "contextual", "dense", transform="log1p") for name in _USER_NUMBERS),
             *(Feature(name, "candidate") for name in candidate),
             Feature("duration_ms", "candidate", "dense", transform="log1p"),
-            *(Feature(f"history_{name}", "history", column=name) for name in _HISTORY),
+            *(Feature(f"history_{name}", "history", column=name) for name in history),
         ),
         tables=tuple(Table(name) for name in (*contextual, *candidate, "long_view", "is_like")),
         user="user_id",
         time="time_ms",
         time_unit="ms",
         utc_offset_hours=UTC_OFFSET_HOURS,
-        max_history=50,
+        max_history=max_history,
         target="history_video_id",
         side_target="history_tag",
+        item_time="upload_ms" if item_age else None,
     )
