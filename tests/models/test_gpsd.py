@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from tests.models.conftest import RequestMaker
 from torchrec_gr.models.gpsd import GPSDConfig, GPSDDecoder, GPSDPretrainer, GPSDRanker
-from torchrec_gr.modules.transformer_layer import AttentionRows
+from torchrec_gr.modules.attention_rows import AttentionRows
 from torchrec_gr.schema.feature_schema import Feature, FeatureSchema, Table
 from torchrec_gr.sequences.candidate_layout import lay_out_candidates
 from torchrec_gr.sequences.request_batch import RequestBatch
@@ -38,7 +38,7 @@ def _causal_row(decoder: GPSDDecoder, tokens: Tensor) -> Tensor:
     offsets = torch.tensor([0, len(tokens)])
     rotation = decoder.rotary(torch.arange(len(tokens)))
     for layer in decoder.layers:
-        tokens = layer(tokens, AttentionRows(offsets, offsets, causal(offsets), rotation, 99))
+        tokens = layer(tokens, AttentionRows(offsets, offsets, causal(offsets), 99, rotation))
     return decoder.final_norm(tokens)
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from torchrec_gr.modules.rotary_embedding import RotaryEmbedding, rotate
-from torchrec_gr.modules.transformer_layer import AttentionRows, SwiGLU, TransformerLayer
+from torchrec_gr.modules.attention_rows import AttentionRows
+from torchrec_gr.modules.transformer_layer import SwiGLU, TransformerLayer
 from torchrec_gr.sequences.visibility import causal
 
 DIM, HEADS = 16, 4
@@ -18,7 +19,7 @@ def _rows(offsets: Tensor) -> AttentionRows:
     lengths = offsets.diff()
     positions = torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(lengths)
     rotation = RotaryEmbedding(DIM // HEADS)(positions)
-    return AttentionRows(offsets, offsets, causal(offsets), rotation, max_seq_len=20)
+    return AttentionRows(offsets, offsets, causal(offsets), 20, rotation)
 
 
 def _norm(x: Tensor, weight: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from tests.pretrained.attach_cases import (
 )
 from torchrec_gr import attach_pretrained, attachment
 from torchrec_gr.models.gpsd import GPSDDecoder
-from torchrec_gr.modules.transformer_layer import AttentionRows
+from torchrec_gr.modules.attention_rows import AttentionRows
 from torchrec_gr.pretrained import Pretrained
 from torchrec_gr.sequences.visibility import causal
 from torchrec_gr.training.freeze import frozen_names
@@ -71,7 +71,7 @@ def by_definition(decoder: GPSDDecoder, items: Tensor, categories: Tensor, batch
         offsets = torch.tensor([0, len(tokens)])
         rotation = decoder.rotary(torch.arange(len(tokens)))
         for layer in decoder.layers:
-            rows = AttentionRows(offsets, offsets, causal(offsets), rotation, MAX_HISTORY + 1)
+            rows = AttentionRows(offsets, offsets, causal(offsets), MAX_HISTORY + 1, rotation)
             tokens = layer(tokens, rows)
         found.append(decoder.final_norm(tokens)[-1])
     return torch.stack(found)

@@ -11,6 +11,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
 from torchrec_gr.embeddings.multi_hash_config import (
+    HashSlots,
     MultiHashEmbeddingBagConfig,
     MultiHashEmbeddingConfig,
     hashed_name,
@@ -122,6 +123,17 @@ class MultiHashEmbeddingBagCollection(nn.Module):
             ValueError: a feature is missing, or keys differ in their number of rows.
         """
         return self._join(self.sub_tables(self._hash(kjt)))
+
+
+def hash_slots(model: nn.Module) -> dict[str, HashSlots]:
+    """What the rows of every multi-hash table of a model are, sharded or not, by sub-table."""
+    return {
+        table.sub_table(function): table.slots(function)
+        for module in model.modules()
+        if isinstance(module, (MultiHashEmbeddingCollection, MultiHashEmbeddingBagCollection))
+        for table in module.tables
+        for function in range(table.num_hashes)
+    }
 
 
 # What stands before and after the sub-tables are modules of their own because TorchRec's pipelines

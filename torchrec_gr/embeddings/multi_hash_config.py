@@ -11,6 +11,25 @@ from torchrec.modules.embedding_configs import PoolingType
 from torchrec_gr.embeddings.id_hash import hash_ids
 
 
+@dataclasses.dataclass(frozen=True)
+class HashSlots:
+    """Says what the rows of a sub-table are: the slots of a hash function, which have no ids.
+
+    Rows of two sub-tables belong to the same ids only where all of this is equal.
+
+    Args:
+        num_embeddings: rows.
+        num_hashes: of the table.
+        function: which one this is, from 0.
+        seed: of the functions.
+    """
+
+    num_embeddings: int
+    num_hashes: int
+    function: int
+    seed: int
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiHashEmbeddingConfig:
     """A table of `num_hashes` sub-tables, each read at the row that its own function hashes to.
@@ -64,6 +83,10 @@ class MultiHashEmbeddingConfig:
     def sub_table(self, function: int) -> str:
         """The name of the sub-table of one hash function."""
         return hashed_name(self.name, function)
+
+    def slots(self, function: int) -> HashSlots:
+        """What the rows of the sub-table of one hash function are."""
+        return HashSlots(self.num_embeddings, self.num_hashes, function, self.seed)
 
     def hash(self, ids: Tensor, function: int) -> Tensor:
         """The rows [n] of raw ids [n] int64 in the sub-table of one hash function."""

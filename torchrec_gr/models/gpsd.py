@@ -16,12 +16,13 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from torchrec_gr.models.table_configs import embedding_configs
+from torchrec_gr.modules.attention_rows import AttentionRows
 from torchrec_gr.modules.cosine_softmax import IGNORED, full_softmax, sampled_softmax
 from torchrec_gr.modules.global_mean import GlobalMean
 from torchrec_gr.modules.ranking_loss import RankingLoss
 from torchrec_gr.modules.rotary_embedding import RotaryEmbedding
 from torchrec_gr.modules.step_output import StepOutput
-from torchrec_gr.modules.transformer_layer import NORM_EPS, AttentionRows, TransformerLayer
+from torchrec_gr.modules.transformer_layer import NORM_EPS, TransformerLayer
 from torchrec_gr.ops.attention_spans import KeySpans
 from torchrec_gr.schema.feature_schema import FeatureSchema
 from torchrec_gr.sequences.candidate_layout import CandidateLayout, lay_out_candidates
@@ -316,7 +317,7 @@ class GPSDDecoder(nn.Module):
             [Tq, D].
         """
         rotation = self.rotary(layout.positions)
-        rows = AttentionRows(layout.offsets, layout.offsets, spans, rotation, self.max_seq_len)
+        rows = AttentionRows(layout.offsets, layout.offsets, spans, self.max_seq_len, rotation)
         *earlier, last = self.layers
         for layer in earlier:
             tokens = layer(tokens, rows)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, normalize
 
+from torchrec_gr.modules.log_sum_exp import MASKED_LOGIT, equal_pairs, log_sum_exp_of_products
+
 NORM_EPS = 1e-6
-COLLISION_LOGIT = -1e6
 IGNORED = -100
 
 
@@ -42,14 +40,18 @@ def sampled_softmax(
     """
     with torch.autocast(hidden.device.type, enabled=False):
         hidden = _unit(hidden) / temperature
+        collisions = equal_pairs(positive_ids, negative_ids)
+        nothing = hidden.new_tensor(MASKED_LOGIT)
         positive_logits = (hidden * _unit(positives)).sum(dim=1)
-        log_total = _LogSumExpOfProducts.apply(
-            hidden, _unit(negatives), *_collisions(positive_ids, negative_ids)
+        log_total = log_sum_exp_of_products(
+            hidden, _unit(negatives), lambda products: products.index_put_(collisions, nothing)
         )
         return torch.logaddexp(positive_logits, log_total) - positive_logits
 
 
-def full_softmax(hidden: Tensor, rows: Tensor, targets: Tensor, temperature: float) -> Tensor:
+def full_softmax(
+    hidden: Tensor, rows: Tensor, targets: Tensor, temperature: float | Tensor
+) -> Tensor:
     """Cross-entropy of each target among all rows of a small table. In float32.
 
     Args:
@@ -68,43 +70,5 @@ def full_softmax(hidden: Tensor, rows: Tensor, targets: Tensor, temperature: flo
         return cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
 
 
-class _LogSumExpOfProducts(torch.autograd.Function):
-    """`logsumexp(hidden @ rows.T, dim=1)` without the masked pairs: [P, D] and [N, D] to [P].
-
-    Passes over the P x N products are what a step of pretraining spends its time on, so they are
-    worked on in place and kept once, as exponentials; autograd's own way makes several copies and
-    takes nearly twice as long.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, rows: Tensor, masked_row: Tensor, masked_column: Tensor
-    ) -> Tensor:
-        products = hidden @ rows.t()
-        products[masked_row, masked_column] = COLLISION_LOGIT
-        highest = products.amax(dim=1, keepdim=True)
-        exponentials = products.sub_(highest).exp_()
-        total = exponentials.sum(dim=1, keepdim=True)
-        ctx.save_for_backward(hidden, rows, exponentials, total)
-        return (highest + total.log()).squeeze(1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        hidden, rows, exponentials, total = ctx.saved_tensors
-        share = gradient.unsqueeze(1) / total
-        return exponentials @ rows * share, exponentials.t() @ (hidden * share), None, None
-
-
 def _unit(x: Tensor) -> Tensor:
     return normalize(x.float(), dim=-1, eps=NORM_EPS)
-
-
-def _collisions(positive_ids: Tensor, negative_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Every (i, j) with negative_ids[j] == positive_ids[i], without comparing all P x N pairs."""
-    ordered, order = negative_ids.sort()
-    first = torch.searchsorted(ordered, positive_ids)
-    counts = torch.searchsorted(ordered, positive_ids, right=True) - first
-    rows = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-    places = torch.arange(len(rows), device=counts.device) - (counts.cumsum(0) - counts)[rows]
-    return rows, order[first[rows] + places]

@@ -2,53 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from torchrec_gr.modules.attention_rows import AttentionRows
 from torchrec_gr.modules.rotary_embedding import rotate
-from torchrec_gr.ops.attention_spans import KeySpans
 from torchrec_gr.ops.jagged_softmax_attention import jagged_softmax_attention
 
 NORM_EPS = 1e-6
-
-
-@dataclasses.dataclass(frozen=True)
-class AttentionRows:
-    """What a layer is told about the rows of its T tokens, of which Tq are asked for.
-
-    Args:
-        q_offsets, k_offsets: [B + 1] integers, where each row of the tokens asked for, and each row
-            of all tokens, begins.
-        spans: which tokens each token asked for sees.
-        rotation: of all tokens' positions.
-        max_seq_len: configured length of a row.
-        wanted: [Tq] int64, the places of the tokens asked for among all, rising; None: all are.
-    """
-
-    q_offsets: Tensor
-    k_offsets: Tensor
-    spans: KeySpans
-    rotation: Tensor
-    max_seq_len: int
-    wanted: Tensor | None = None
-
-    def asked_for(self, x: Tensor) -> Tensor:
-        """[Tq, ...] of [T, ...]."""
-        return x if self.wanted is None else x.index_select(0, self.wanted)
-
-    def narrowed_to(self, wanted: Tensor) -> AttentionRows:
-        """The same rows, of which only the tokens at places `wanted` are asked for."""
-        spans = self.spans
-        own = spans.own_or_trailing(self.q_offsets, self.k_offsets).int()
-        return dataclasses.replace(
-            self,
-            wanted=wanted,
-            q_offsets=torch.searchsorted(wanted, self.k_offsets),
-            spans=KeySpans(spans.start[wanted], spans.end[wanted], own[wanted]),
-        )
 
 
 class TransformerLayer(nn.Module):
@@ -96,6 +57,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, rows: AttentionRows) -> Tensor:
         """Maps tokens [T, D] to those that are asked for, [Tq, D]."""
+        assert rows.rotation is not None
         q = self.query(rows.asked_for(x)).unflatten(1, (self.num_heads, -1))
         k, v = self.key_value(x).unflatten(1, (2 * self.num_heads, -1)).chunk(2, dim=1)
         attended = jagged_softmax_attention(
