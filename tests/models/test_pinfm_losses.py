@@ -13,7 +13,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from tests.models.conftest import RequestMaker
 from torchrec_gr.models import pinfm_pretrainer
-from torchrec_gr.models.pinfm import PinFMConfig
+from torchrec_gr.models.pinfm_config import PinFMConfig
 from torchrec_gr.models.pinfm_pretrainer import PinFMLosses, PinFMPretrainer
 from torchrec_gr.schema.feature_schema import FeatureSchema
 from torchrec_gr.sequences.request_batch import RequestBatch

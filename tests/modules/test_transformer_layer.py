@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from torchrec_gr.modules.rotary_embedding import RotaryEmbedding, rotate
 from torchrec_gr.modules.attention_rows import AttentionRows
+from torchrec_gr.modules.rotary_embedding import RotaryEmbedding, rotate
 from torchrec_gr.modules.transformer_layer import SwiGLU, TransformerLayer
 from torchrec_gr.sequences.visibility import causal
 

@@ -19,7 +19,8 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 from torchrec_gr.embeddings.multi_hash import MultiHashEmbeddingCollection
 from torchrec_gr.embeddings.multi_hash_config import MultiHashEmbeddingConfig
 from torchrec_gr.embeddings.row_keys import RowKeys
-from torchrec_gr.models.pinfm import PinFMConfig, PinFMEncoder, offsets_of
+from torchrec_gr.models.pinfm import PinFMEncoder, offsets_of
+from torchrec_gr.models.pinfm_config import PinFMConfig
 from torchrec_gr.models.table_configs import embedding_configs
 from torchrec_gr.modules.cosine_softmax import full_softmax
 from torchrec_gr.modules.event_pairs import (
