@@ -115,9 +115,9 @@ def test_files_that_are_none_of_its_own(artefact: Path) -> None:
 
 def test_a_newer_format(artefact: Path) -> None:
     fields, _ = read_sealed(artefact / "artefact.json")
-    newer: dict[str, Any] = {"format": 2, "versions": {"torchrec_gr": "9.1"}, "all": "else"}
+    newer: dict[str, Any] = {"format": 3, "versions": {"torchrec_gr": "9.1"}, "all": "else"}
     write_sealed(artefact / "artefact.json", newer)
-    with pytest.raises(PretrainedError, match=r"format 2.*9\.1.*up to format 1: upgrade"):
+    with pytest.raises(PretrainedError, match=r"format 3.*9\.1.*up to format 2: upgrade"):
         load_pretrained(artefact)
     for format_ in ("1", 0, None, 1.5, True):
         write_sealed(artefact / "artefact.json", fields | {"format": format_})

@@ -38,6 +38,7 @@ def mapped(**changes: Any) -> FeatureMapping:
 
 def test_names_columns_and_candidates_mean_a_history_feature() -> None:
     expected = FeatureMapping(
+        features=("seen_item", "seen_brand", "tab"),
         history=("hist", "hist_brand", "tabs"),
         candidates=("cand", "cand_brand"),
         tables=(

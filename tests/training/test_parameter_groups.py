@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.training.toy import ToyLoader, ToyLog, sharded, toy_model, whole
 from torchrec_gr.training.optimizer import Schedule
 from torchrec_gr.training.parameter_groups import FOR_GOOD, ParameterGroup, group_of
-from torchrec_gr.training.strategy import STRATEGIES, parameter_groups
+from torchrec_gr.training.strategy import STRATEGIES, moves_dense, parameter_groups
 from torchrec_gr.training.tables import table_of
 
 NAMES = ["a.embeddings.item.weight", "a.embeddings.user.weight", "body.head.weight", "body.bias"]
@@ -107,10 +107,11 @@ def test_each_strategy_has_its_groups() -> None:
         "full-freeze": [ParameterGroup(("item",), frozen_steps=FOR_GOOD)],
         "full-thaw": [ParameterGroup(("item",), frozen_steps=5)],
         "full-slow": [ParameterGroup(("item",), 0.1), ParameterGroup(("body.w",), 0.1)],
+        "frozen": [ParameterGroup(("item", "body.w"), frozen_steps=FOR_GOOD)],
     }
     for strategy in STRATEGIES:
         tables = [] if strategy == "none" else ["item"]
-        dense = ["body.w"] if strategy.startswith("full") else []
+        dense = ["body.w"] if moves_dense(strategy) else []
         groups = parameter_groups(strategy, tables, dense, thaw_after=5)
         assert list(groups) == expected[strategy], strategy
     scaled = parameter_groups("sparse", ["item"], [], thaw_after=5, table_scale=0.03)

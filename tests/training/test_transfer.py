@@ -188,6 +188,7 @@ class _Watched:
     num_rows: int
     dim: int = DIM
     optimizer: None = None
+    slots: None = None
     most_held: int = 0
 
     def raw_ids(self) -> pa.Array:

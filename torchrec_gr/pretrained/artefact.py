@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
+from torchrec_gr.embeddings.multi_hash_config import HashSlots
 from torchrec_gr.training.checksum import Checksum
 from torchrec_gr.training.sealed_json import read_sealed, write_sealed
 
 RECORD, SCHEMA, README = "artefact.json", "schema.yaml", "README.md"
-FORMAT = 1
-"""Of the folder. A later format still has `format` and the checksum where this one has them."""
+FORMAT, OLDEST_FORMAT = 2, 1
+"""Of the folder. A later format still has `format` and the checksum where this one has them; format
+1 had no multi-hash tables."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -73,10 +75,12 @@ class TableEntry:
         parameter: its name in the state dict of the model that was saved.
         num_rows, dim: its size.
         is_dynamic: it carries its own ids.
-        vocabulary: the file of its vocabulary; None of a dynamic table.
+        vocabulary: the file of its vocabulary; None of a dynamic table, and of a sub-table of a
+            multi-hash one.
         optimizer: whose state is kept: "rowwise_adagrad" or "adagrad".
         left_out: what optimizer state was not kept, in words.
         fields: "weight"; "optimizer" where a state is kept; of a dynamic table "ids" and "seen".
+        slots: of a multi-hash table's sub-table, what its rows are.
     """
 
     parameter: str
@@ -87,12 +91,14 @@ class TableEntry:
     optimizer: str | None
     left_out: str | None
     fields: Mapping[str, Field]
+    slots: HashSlots | None = None
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> TableEntry:
         """From JSON."""
         fields = {name: Field.from_plain(of) for name, of in values["fields"].items()}
-        return cls(**{**values, "fields": fields})
+        slots = None if values.get("slots") is None else HashSlots(**values["slots"])
+        return cls(**{**values, "fields": fields, "slots": slots})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +226,10 @@ class ArtefactRecord:
                     yield f"{name}: no dtype {tensor.dtype!r}"
 
     def _table_faults(self, table: TableEntry) -> Iterator[str]:
-        if not table.is_dynamic and table.vocabulary not in self.files:
+        if table.slots is not None:
+            if table.slots.num_embeddings != table.num_rows or table.vocabulary is not None:
+                yield f"its rows are not the slots of {table.slots}"
+        elif not table.is_dynamic and table.vocabulary not in self.files:
             yield "it has no vocabulary, so nobody knows what its rows stand for"
         needed = {"weight"} | ({"ids", "seen"} if table.is_dynamic else set())
         needed |= {"optimizer"} if table.optimizer else set()
@@ -247,7 +256,7 @@ class ArtefactRecord:
 
 def _require_format(file: Path, fields: Mapping[str, Any]) -> None:
     found = fields.get("format")
-    if type(found) is not int or found < FORMAT:
+    if type(found) is not int or found < OLDEST_FORMAT:
         raise PretrainedError(f"{file} is of format {found!r}, expected {FORMAT}: save it again")
     if found > FORMAT:
         versions = fields.get("versions")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar, cast, get_args
 
@@ -12,27 +13,39 @@ from torchrec.distributed.model_parallel import DistributedModelParallel, get_un
 
 from torchrec_gr.pretrained.attached import CHILD, Attached, Junction, attached_class
 from torchrec_gr.pretrained.detach import take_off
-from torchrec_gr.pretrained.encoders import impression_encoder, is_dynamic, sequence_module
+from torchrec_gr.pretrained.encoders import SequenceModule, sequence_module
 from torchrec_gr.pretrained.entry import Entry, ReadIds, find_entry, find_linear
-from torchrec_gr.pretrained.feature_mapping import FeatureMapping, RowIds, map_features
+from torchrec_gr.pretrained.feature_mapping import RowIds, map_features
 from torchrec_gr.pretrained.impression_encoder import ImpressionEncoder
 from torchrec_gr.pretrained.load import Pretrained, load_pretrained
+from torchrec_gr.pretrained.module_encoder import impression_encoder
+from torchrec_gr.pretrained.module_tables import ModuleTables
+from torchrec_gr.pretrained.pinfm_tuning import PinFMTuning
 from torchrec_gr.pretrained.rewrap import rewrap, unwrapped
+from torchrec_gr.pretrained.untrained import UntrainedModule
 from torchrec_gr.pretrained.widened_linear import Carrier
 from torchrec_gr.pretrained.widened_linear import widen as widen_linear
 from torchrec_gr.training.freeze import freeze, frozen_for_good
 from torchrec_gr.training.optimizer import TableOptimizer
 from torchrec_gr.training.sharding import shard
-from torchrec_gr.training.strategy import STRATEGIES, Strategy, moves_dense, parameter_groups
+from torchrec_gr.training.source import Source, WeightsInMemory
+from torchrec_gr.training.strategy import (
+    STRATEGIES,
+    Strategy,
+    freezes_tables,
+    moves_dense,
+    parameter_groups,
+)
 from torchrec_gr.training.transfer import transfer
-from torchrec_gr.training.transfer_plan import SAME_ROWS, TablePlan, TransferPlan
+from torchrec_gr.training.transfer_plan import TablePlan, TransferPlan
+from torchrec_gr.training.transfer_report import TransferReport
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def attach_pretrained(
     model: Model,
-    pretrained: str | Path | Pretrained,
+    pretrained: str | Path | Pretrained | UntrainedModule,
     *,
     features: Mapping[str, str | None],
     candidate: Mapping[str, str | None],
@@ -43,11 +56,13 @@ def attach_pretrained(
     kjt: ReadIds | None = None,
     deduplicate: bool = True,
     table_optimizer: TableOptimizer | None = None,
+    tuning: PinFMTuning | None = None,
 ) -> Model:
     """Plugs a pretrained sequence module into a model, which then predicts what it did before.
 
     The module encodes each impression's history with its candidate behind it, by tables of its own
-    in the user's row numbers, and gives one vector, [B, D]. A Linear of the model is widened by a
+    in the user's row numbers, and gives one vector, [B, D] (of a PinFM module [B, 2 * D], the raw
+    embedding of the candidate's id behind). A Linear of the model is widened by a
     zero-initialised one over the vector, so predictions are bit-equal at first. The model's own
     parameters keep their names; new ones are `pretrained.*` and `<linear>.widening.weight`. State
     dicts from before load as before.
@@ -55,17 +70,18 @@ def attach_pretrained(
     Args:
         model: any model that reads a KeyedJaggedTensor, or the DistributedModelParallel around it.
             It is changed in place.
-        pretrained: an artefact, or its folder, or that of the run that wrote it.
+        pretrained: an artefact, or its folder, or that of the run that wrote it; or, under strategy
+            "none", an `untrained_module`.
         features: by each of the artefact's history features, by its name or its column in the log,
             the model's key of the histories that holds it, oldest event first; None leaves it out.
         candidate: likewise by the features that a candidate shares, the key with the candidate's
             own value, one a row; a row without one gets the vector 0.
         vocabularies: by feature or table what the model's row numbers stand for: [rows] raw ids,
             null where a row stands for none, or a Vocabulary. Left out, they are the artefact's own
-            rows, or, where its table is dynamic, raw ids.
+            rows, or, where its table is dynamic or multi-hash, raw ids.
         strategy: which weights are loaded, and how they train: see `training.strategy`. "-freeze"
-            freezes the tables here; for "-thaw" and "-slow" give `attachment(model)
-            .parameter_groups(...)` to `shard` and `build_optimizer`.
+            freezes the tables here, "frozen" the loaded dense parameters as well; for "-thaw" and
+            "-slow" give `attachment(model).parameter_groups(...)` to `shard` and `build_optimizer`.
         widen: path of the Linear that reads the vectors; default: the first of the over arch of
             TorchRec's DLRMs and SimpleDeepFMNN.
         hook: instead, is called with the vectors before each forward of the model.
@@ -73,6 +89,7 @@ def attach_pretrained(
             parameter `sparse_features`, or `batch` with `.sparse_features`.
         deduplicate: impressions of equal histories in a batch are encoded as one request.
         table_optimizer: of the module's tables, where the model is sharded and they train.
+        tuning: how a PinFM module is read and trained; default: `PinFMTuning()`.
 
     Returns:
         The model; wrapped anew, if it is a DistributedModelParallel: use that one from now on, in a
@@ -87,34 +104,55 @@ def attach_pretrained(
     """
     if strategy not in get_args(Strategy):
         raise ValueError(f"unknown strategy {strategy!r}: expected one of {', '.join(STRATEGIES)}")
-    if not isinstance(pretrained, Pretrained):
+    if isinstance(pretrained, str | Path):
         pretrained = load_pretrained(pretrained)
+    source = _source(pretrained, strategy)
     inner = unwrapped(model)
     entry = find_entry(inner, kjt)
     _require_free(inner, entry, widen, hook)
     linear = find_linear(inner, entry, widen) if hook is None else None
-    mapping = map_features(pretrained.schema, features, candidate, vocabularies or {})
-    module = sequence_module(pretrained)
-    encoder = impression_encoder(pretrained, module, mapping, deduplicate=deduplicate)
-    tables = tuple(table.name for table in mapping.tables)
+    module = sequence_module(pretrained, tuning)
+    mapping = map_features(
+        pretrained.schema, features, candidate, vocabularies or {}, item=module.item
+    )
+    tables = ModuleTables(pretrained, module, mapping)
+    encoder = impression_encoder(pretrained, module, mapping, tables, deduplicate=deduplicate)
+    plans = tables.plans()
     sharded = None
     if isinstance(model, DistributedModelParallel):
         sharded = _shard_alone(encoder, model.device, tables, strategy, table_optimizer)
         encoder = get_unwrapped_module(sharded)
-    elif strategy.endswith("freeze"):
-        freeze(encoder, tables)
+    elif freezes_tables(strategy):
+        freeze(encoder, plans)
     dense = module.dense if moves_dense(strategy) else {}
-    junction = Junction(entry.read_ids, Carrier(), None, hook, strategy, tables, tuple(dense))
+    if strategy == "frozen":
+        for name, weight in module.encoder.named_parameters():
+            weight.requires_grad_(name not in dense and weight.requires_grad)
+    junction = Junction(
+        entry.read_ids, Carrier(), None, hook, strategy, tuple(plans), tuple(dense), module.tuning
+    )
     attached = _join(entry, encoder, linear, junction)
     try:
-        plan = _transfer_plan(pretrained, mapping, entry, strategy, dense)
-        junction.report = transfer(pretrained, inner, plan)
+        report = transfer(source, inner, _transfer_plan(plans, entry, strategy, dense))
     except BaseException:
         take_off(attached)
         raise
+    junction.report = _with_new(report, entry, module, tables)
     if isinstance(model, DistributedModelParallel) and sharded is not None:
         return cast("Model", _wrapped_with(sharded, model, entry.full_name(CHILD)))
     return model
+
+
+def _source(pretrained: Pretrained | UntrainedModule, strategy: Strategy) -> Source:
+    """Where the weights come from."""
+    if isinstance(pretrained, Pretrained):
+        return pretrained
+    if strategy != "none":
+        raise ValueError(
+            f"strategy {strategy!r} transfers weights, and {pretrained.name} has none: give "
+            'strategy="none", or an artefact'
+        )
+    return WeightsInMemory(pretrained.name, {})
 
 
 def _require_free(
@@ -137,12 +175,17 @@ def _require_free(
 def _shard_alone(
     encoder: ImpressionEncoder,
     device: torch.device,
-    tables: Sequence[str],
+    tables: ModuleTables,
     strategy: Strategy,
     optimizer: TableOptimizer | None,
 ) -> DistributedModelParallel:
     """Shards a module that is to join a sharded model."""
-    if optimizer is None and not strategy.endswith("freeze"):
+    if optimizer is None and tables.content:
+        raise ValueError(
+            f"the model is sharded, and the tables of content {list(tables.content)} train under "
+            "every strategy: give table_optimizer=TableOptimizer(...)"
+        )
+    if optimizer is None and not freezes_tables(strategy):
         raise ValueError(
             f"the model is sharded, and under {strategy!r} the pretrained module's tables train: "
             "give table_optimizer=TableOptimizer(...), or a strategy that freezes them"
@@ -151,7 +194,7 @@ def _shard_alone(
         encoder,
         device=device,
         table_optimizer=optimizer or TableOptimizer(),
-        groups=parameter_groups(strategy, tables, (), thaw_after=0),
+        groups=parameter_groups(strategy, tuple(tables.plans()), (), thaw_after=0),
     )
     sharded._dmp_wrapped_module = get_unwrapped_module(sharded)  # replicated with the whole model
     return sharded
@@ -188,19 +231,26 @@ def _device(module: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
+def _with_new(
+    report: TransferReport, entry: Entry, module: SequenceModule, tables: ModuleTables
+) -> TransferReport:
+    """Marks the parameters that came with the module and that no artefact has."""
+    parts = [f"body.encoder.{name}" for name in module.new]
+    parts += [f"embeddings.embeddings.{table}.weight" for table in tables.content]
+    new = {entry.full_name(f"{CHILD}.{part}") for part in parts}
+    return dataclasses.replace(
+        report,
+        parameters=tuple(
+            dataclasses.replace(part, note="new") if part.name in new else part
+            for part in report.parameters
+        ),
+    )
+
+
 def _transfer_plan(
-    pretrained: Pretrained,
-    mapping: FeatureMapping,
-    entry: Entry,
-    strategy: Strategy,
-    dense: Mapping[str, str],
+    tables: Mapping[str, TablePlan], entry: Entry, strategy: Strategy, dense: Mapping[str, str]
 ) -> TransferPlan:
     if strategy == "none":
         return TransferPlan()
     body = entry.full_name(f"{CHILD}.body.encoder")
-    tables = {}
-    for table in mapping.tables:
-        row_ids = SAME_ROWS if table.row_ids is None else table.row_ids
-        raw_ids = None if is_dynamic(pretrained, table) else row_ids
-        tables[table.name] = TablePlan(table.source, raw_ids)
     return TransferPlan(tables, {f"{body}.{name}": source for name, source in dense.items()})

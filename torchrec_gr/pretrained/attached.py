@@ -13,6 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_gr.pretrained.entry import ReadIds
 from torchrec_gr.pretrained.impression_encoder import ImpressionEncoder
+from torchrec_gr.pretrained.pinfm_tuning import PinFMTuning
 from torchrec_gr.pretrained.widened_linear import Carrier
 from torchrec_gr.training.strategy import Strategy
 from torchrec_gr.training.transfer_report import TransferReport
@@ -33,6 +34,7 @@ class Junction:
         strategy: which weights came from the artefact, and how they train.
         tables: names of those that came with the module.
         loaded: those of the weights that are no tables, by name in the attached model.
+        tuning: how a PinFM module is read and trained; None of other kinds.
         report: what the transfer did.
     """
 
@@ -43,6 +45,7 @@ class Junction:
     strategy: Strategy
     tables: tuple[str, ...]
     loaded: tuple[str, ...] = ()
+    tuning: PinFMTuning | None = None
     report: TransferReport | None = None
 
 
@@ -112,8 +115,8 @@ def own_class(model: Attached) -> type[nn.Module]:
 
 def _require_keys(model: Attached, kjt: object) -> None:
     if isinstance(kjt, KeyedJaggedTensor):  # a proxy while a train pipeline looks at the model
-        body = model.pretrained.body
-        missing = [k for k in (*body.history, *body.candidates) if k not in kjt.keys()]  # noqa: SIM118
+        keys = model.pretrained.body.keys
+        missing = [key for key in keys if key not in kjt.keys()]  # noqa: SIM118
         if missing:
             raise ValueError(
                 f"the batch has no keys {missing}, which the pretrained module reads: it has "

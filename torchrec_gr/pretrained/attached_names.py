@@ -20,7 +20,7 @@ class Attachment:
     Args:
         strategy: which weights came from the artefact, and how they train.
         report: what the transfer did with every parameter of the model.
-        tables: the new tables' names.
+        tables: the new tables' names, but for those of a tuning's content, which start fresh.
         dense: the names of the new parameters that are no tables.
         loaded: of these, those that came from the artefact.
         added: the names of the new modules, for `load_checkpoint` of a checkpoint from before.

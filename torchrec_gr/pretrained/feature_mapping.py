@@ -50,11 +50,13 @@ class FeatureMapping:
     """The user's keys, as the sequence module reads them.
 
     Args:
-        history: keys of the events, one a history feature.
+        features: the artefact's history features that are read.
+        history: keys of the events, one for each of them.
         candidates: keys of the candidate, one a history feature that it shares a table with.
         tables: what they read.
     """
 
+    features: tuple[str, ...]
     history: tuple[str, ...]
     candidates: tuple[str, ...]
     tables: tuple[MappedTable, ...]
@@ -65,8 +67,9 @@ def map_features(
     features: Mapping[str, str | None],
     candidate: Mapping[str, str | None],
     vocabularies: Mapping[str, RowIds],
+    item: str | None = None,
 ) -> FeatureMapping:
-    """Maps an artefact's features to the user's keys.
+    """Maps an artefact's features to the user's keys, in the schema's order.
 
     Args:
         schema: the artefact's.
@@ -74,6 +77,7 @@ def map_features(
             it out.
         candidate: likewise, the key with the candidate's own id.
         vocabularies: by history feature or table, what the user's row numbers stand for.
+        item: the history feature that cannot be left out; it comes first.
 
     Raises:
         ValueError: a name that does not exist, a feature that is not mapped, no candidate, or one
@@ -81,6 +85,9 @@ def map_features(
     """
     history = _history_keys(schema, features)
     candidates = _candidate_keys(schema, candidate, history)
+    if item is not None:
+        history = _with_first(history, item, "features")
+        candidates = _with_first(candidates, item, "candidate")
     keys = [*history.values(), *candidates.values()]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
@@ -94,6 +101,7 @@ def map_features(
             read.setdefault(schema.feature(name).table, []).append(key)
     row_ids = _row_ids(schema, vocabularies, set(read))
     return FeatureMapping(
+        features=tuple(history),
         history=tuple(history.values()),
         candidates=tuple(candidates.values()),
         tables=tuple(
@@ -142,6 +150,15 @@ def _candidate_keys(
             f"features {list(history)} to it"
         )
     return mapped
+
+
+def _with_first(keys: dict[str, str], item: str, argument: str) -> dict[str, str]:
+    if item not in keys:
+        raise ValueError(
+            f"{argument}: {item!r} is the item, which the module cannot do without: map it to the "
+            "key that holds it"
+        )
+    return {item: keys[item], **keys}
 
 
 def _by_feature(

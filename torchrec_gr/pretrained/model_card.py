@@ -70,7 +70,7 @@ def _tables(tables: Mapping[str, TableEntry]) -> str:
             f"{table.num_rows:,}",
             str(table.dim),
             table.fields["weight"].dtype,
-            "its own (dynamic)" if table.is_dynamic else str(table.vocabulary),
+            _raw_ids(table),
             table.optimizer or table.left_out or "none",
         )
         for name, table in tables.items()
@@ -78,6 +78,15 @@ def _tables(tables: Mapping[str, TableEntry]) -> str:
     return "## Tables\n\n" + _table(
         ("table", "rows", "width", "dtype", "raw ids", "optimizer state"), rows
     )
+
+
+def _raw_ids(table: TableEntry) -> str:
+    if table.is_dynamic:
+        return "its own (dynamic)"
+    if table.slots is None:
+        return str(table.vocabulary)
+    slots = table.slots
+    return f"any, by hash {slots.function + 1} of {slots.num_hashes}, seed {slots.seed}"
 
 
 def _dense(record: ArtefactRecord) -> str:

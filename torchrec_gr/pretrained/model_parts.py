@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from torchrec_gr.embeddings.dynamic_table import DynamicTable, dynamic_tables
+from torchrec_gr.embeddings.multi_hash import hash_slots
+from torchrec_gr.embeddings.multi_hash_config import HashSlots
 from torchrec_gr.pretrained.artefact import PretrainedError
 from torchrec_gr.training.optimizer import ScheduledOptimizer
 from torchrec_gr.training.tables import table_of
@@ -47,6 +49,7 @@ class TableParts:
         dtypes: of the fields; with `row_shapes` what they are even where no part is here.
         row_shapes: of the fields.
         parts: gives the parts that are here.
+        slots: of a multi-hash table's sub-table.
     """
 
     parameter: str
@@ -58,6 +61,7 @@ class TableParts:
     dtypes: Mapping[str, torch.dtype]
     row_shapes: Mapping[str, tuple[int, ...]]
     parts: Callable[[], Iterator[Part]]
+    slots: HashSlots | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,12 +93,14 @@ def model_parts(model: nn.Module, optimizer: ScheduledOptimizer | None) -> Model
         _add(tables, table.config.name, _dynamic_parts(path, table, optimizer is not None))
         prefixes.append(f"{path}.")
     dense: dict[str, Tensor] = {}
+    slots = hash_slots(model)
     for name, value in entries.items():
         if name.startswith(tuple(prefixes)):
             continue
         _require_saveable(name, value)
         if (of := table_of(name)) is not None:
-            _add(tables, of, _static_parts(name, value, states.get(name, {})))
+            parts = _static_parts(name, value, states.get(name, {}))
+            _add(tables, of, dataclasses.replace(parts, slots=slots.get(of)))
         else:
             dense[name] = value.detach()
     return ModelParts(tables, dense, {n: dict(states[n]) for n in dense if states.get(n)})

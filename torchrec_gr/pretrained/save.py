@@ -64,7 +64,8 @@ def save_pretrained(
         config: of the module, as plain values.
         schema: of the log that it was trained on.
         vocabularies: of each static table, by table name; those of tables that the model does not
-            have are left out. Dynamic tables carry their own ids.
+            have are left out. Dynamic tables carry their own ids, and the rows of multi-hash ones
+            are slots of hash functions, which are recorded.
         card: what it was trained on, and how well.
         optimizer: of the model: its state is saved beside the weights (Adagrad's of the tables,
             AdamW's of the rest; what of a table is left out stands in the record). Default: none.
@@ -126,6 +127,8 @@ def _fault(name: str, table: TableParts, vocabulary: Vocabulary | None) -> str |
     if table.is_dynamic:
         carries = f"table {name!r} is dynamic and carries its own ids: give no vocabulary of it"
         return None if vocabulary is None else carries
+    if table.slots is not None:
+        return None
     if vocabulary is None:
         return f"table {name!r} has no vocabulary"
     if vocabulary.num_rows != table.num_rows:
@@ -139,7 +142,7 @@ def _fault(name: str, table: TableParts, vocabulary: Vocabulary | None) -> str |
 def _finish(about: _Description, written: WrittenParts, partial: Path, final: Path) -> None:
     """Adds what the first process writes alone, and gives the folder its name."""
     tables, names = dict(written.tables), [SCHEMA]
-    static = [name for name, table in tables.items() if not table.is_dynamic]
+    static = [n for n, table in tables.items() if not table.is_dynamic and table.slots is None]
     for number, name in enumerate(static):
         file = f"vocabulary-{number}.parquet"
         about.vocabularies[name].save(partial / file)

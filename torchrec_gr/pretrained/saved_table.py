@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchrec_gr.embeddings.multi_hash_config import HashSlots
 from torchrec_gr.pretrained.artefact import TableEntry
 from torchrec_gr.pretrained.saved_tensors import read_field
 from torchrec_gr.pretrained.sound_files import SoundFiles
@@ -24,7 +25,8 @@ class SavedTable:
     Args:
         files: of the artefact.
         entry: what its record says.
-        vocabulary: of a static table; None: it is dynamic and carries its own ids.
+        vocabulary: of a static table; None: it is dynamic and carries its own ids, or its rows are
+            slots of a hash function.
     """
 
     files: SoundFiles
@@ -46,14 +48,23 @@ class SavedTable:
         """Whose state is kept."""
         return self.entry.optimizer
 
-    def raw_ids(self) -> pa.Array:
+    @property
+    def slots(self) -> HashSlots | None:
+        """Of a multi-hash table's sub-table, whose rows have no ids."""
+        return self.entry.slots
+
+    def raw_ids(self) -> pa.Array | None:
         """[rows] int64 or large_string; null in the out-of-vocabulary row of a static table."""
+        if self.slots is not None:
+            return None
         if self.vocabulary is None:
             return pa.array(self._read("ids", 0, self.num_rows).numpy())
         return self.vocabulary.row_ids()
 
-    def counts(self) -> NDArray[np.int64]:
-        """[rows] occurrences in what the module was trained on."""
+    def counts(self) -> NDArray[np.int64] | None:
+        """[rows] occurrences in what the module was trained on; None of slots."""
+        if self.slots is not None:
+            return None
         if self.vocabulary is None:
             return self._read("seen", 0, self.num_rows)[:, 0].numpy().astype(np.int64)
         return self.vocabulary.counts

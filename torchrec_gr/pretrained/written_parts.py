@@ -80,6 +80,7 @@ def _write_table(name: str, table: TableParts, files: ShardFiles) -> TableEntry:
         optimizer=table.optimizer,
         left_out=table.left_out,
         fields=fields,
+        slots=table.slots,
     )
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torchrec.distributed.model_parallel import DistributedModelParallel
+from torch import Tensor, nn
 
 from torchrec_gr.sequences.request_batch import RequestBatch
 from torchrec_gr.training.process_group import all_gather_rows, all_reduce_sum
@@ -34,7 +33,7 @@ class Predictions:
 
 
 def evaluate(
-    model: DistributedModelParallel,
+    model: nn.Module,
     batches: Iterable[Any],
     device: torch.device,
     *,
@@ -46,7 +45,7 @@ def evaluate(
     it was in.
 
     Args:
-        model: sharded; not attached to a running train pipeline (see `Trainer.evaluate`).
+        model: sharded or not; not attached to a running train pipeline (see `Trainer.evaluate`).
         batches: as many on every process.
         bf16: run the dense part under bfloat16 autocast.
 

@@ -11,6 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchrec_gr.embeddings.multi_hash_config import HashSlots
+
 LONGEST_PIECE = 65_536
 """Rows that a piece has at most: no more of a table is ever in memory beside the target."""
 
@@ -45,6 +47,10 @@ class SourceTable(Protocol):
     @property
     def optimizer(self) -> str | None:
         """Whose state it keeps: "rowwise_adagrad" or "adagrad"; None: it keeps none."""
+
+    @property
+    def slots(self) -> HashSlots | None:
+        """Of a multi-hash table's sub-table, whose rows have no ids; None of others."""
 
     def raw_ids(self) -> pa.Array | None:
         """[rows] int64 or large_string: what each row stands for; null: no id of its own.
@@ -90,6 +96,7 @@ class TableInMemory:
         num_seen: [rows] int64; None: nobody counted.
         state: of the optimizer, [rows] or [rows, D] float32.
         optimizer: whose state.
+        slots: of a multi-hash table's sub-table.
     """
 
     weight: Tensor
@@ -97,6 +104,7 @@ class TableInMemory:
     num_seen: NDArray[np.int64] | None = None
     state: Tensor | None = None
     optimizer: str | None = None
+    slots: HashSlots | None = None
 
     @property
     def num_rows(self) -> int:

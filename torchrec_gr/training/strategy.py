@@ -1,4 +1,4 @@
-"""GPSD's transfer strategies, and what a run does with the transferred weights afterwards."""
+"""The transfer strategies, and what a run does with the transferred weights afterwards."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ Strategy = Literal[
     "full-freeze",
     "full-thaw",
     "full-slow",
+    "frozen",
 ]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+
+GPSD_STRATEGIES = tuple(strategy for strategy in STRATEGIES if strategy != "frozen")
+"""Those that any two-stage ranker has; "frozen" is PinFM's, of a module inside a ranker."""
 
 SLOW = 0.1
 """Of the learning rate, for what was transferred, under "-slow" (PinFM, 2507.12704)."""
@@ -26,7 +30,12 @@ SLOW = 0.1
 
 def moves_dense(strategy: Strategy) -> bool:
     """Whether a strategy takes the dense parameters as well as the tables."""
-    return strategy.startswith("full")
+    return strategy == "frozen" or strategy.startswith("full")
+
+
+def freezes_tables(strategy: Strategy) -> bool:
+    """Whether a strategy keeps the transferred tables as they came, for good."""
+    return strategy == "frozen" or strategy.endswith("-freeze")
 
 
 def parameter_groups(
@@ -42,7 +51,8 @@ def parameter_groups(
     "sparse" transfers the tables, "full" the dense parameters of the same name as well; by
     themselves both train on like all others. "-freeze" keeps the tables as they came, "-thaw" keeps
     them for the first `thaw_after` steps, "-slow" trains all that was transferred at a tenth of the
-    learning rate. "none" transfers nothing.
+    learning rate. "frozen" transfers tables and dense parameters, and none of them ever trains.
+    "none" transfers nothing.
 
     Args:
         strategy: one of STRATEGIES.
@@ -52,12 +62,13 @@ def parameter_groups(
         table_scale: of the learning rate of transferred tables, where they train.
 
     Source: GPSD (2506.03699): full or sparse transfer, with the sparse part frozen or not; PinFM
-    (2507.12704), section on fine-tuning: the module at a tenth of the ranker's rate. "-thaw" is
-    ours.
+    (2507.12704), section on fine-tuning: the module at a tenth of the ranker's rate, or frozen.
+    "-thaw" is ours.
     """
     _, _, after = strategy.partition("-")
-    if after == "freeze":
-        return [ParameterGroup(tuple(tables), frozen_steps=FOR_GOOD)]
+    if freezes_tables(strategy):
+        never = (*tables, *dense) if strategy == "frozen" else tuple(tables)
+        return [ParameterGroup(never, frozen_steps=FOR_GOOD)]
     if after == "thaw":
         return [ParameterGroup(tuple(tables), table_scale, frozen_steps=thaw_after)]
     if after == "slow":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
 import pyarrow as pa
@@ -9,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_gr.embeddings.dynamic_table import DynamicTable
+from torchrec_gr.embeddings.multi_hash import hash_slots
+from torchrec_gr.embeddings.multi_hash_config import HashSlots
 from torchrec_gr.schema.feature_schema import nearest_valid
 from torchrec_gr.training.freeze import frozen_names
 from torchrec_gr.training.optimizer import ScheduledOptimizer
 from torchrec_gr.training.source import Source
 from torchrec_gr.training.tables import table_of
 from torchrec_gr.training.transfer_dynamic import DynamicTransfer
-from torchrec_gr.training.transfer_plan import TablePlan, TransferPlan
+from torchrec_gr.training.transfer_plan import SAME_ROWS, TablePlan, TransferPlan
 from torchrec_gr.training.transfer_processes import Processes
 from torchrec_gr.training.transfer_report import ParameterTransfer, Status, TransferReport
 from torchrec_gr.training.transfer_state import (
@@ -78,6 +81,8 @@ def transfer(
     targets = targets_of(model)
     states: States = optimizer.state_dict()["state"] if optimizer is not None else {}
     trained = {name for name, _ in model.named_parameters()}
+    slots = hash_slots(model)
+    processes.together(lambda: _require_same_slots(source, slots, plan))
     jobs = processes.together(lambda: _tables(source, targets, plan, states))
     dense = processes.together(lambda: _dense(source, targets, plan, states, trained))
     pa.default_memory_pool().release_unused()  # what reading raw ids took beside them
@@ -87,6 +92,27 @@ def transfer(
         job.copy(processes)
     processes.together(lambda: _copy_dense(source, dense))
     return _report(source, model, targets, plan, jobs)
+
+
+def _require_same_slots(source: Source, slots: Mapping[str, HashSlots], plan: TransferPlan) -> None:
+    """Rows of a multi-hash table go into the same table, slot by slot, or nowhere."""
+    for table, entry in plan.tables.items():
+        given = source.tables[entry.source].slots if entry.source in source.tables else None
+        own = slots.get(table)
+        if given != own:
+            raise ValueError(
+                f"table {table!r} {_described(own)}, but {entry.source!r} of {source.name} "
+                f"{_described(given)}: the slots of hash functions fit the same functions alone, "
+                "of a table of the same num_embeddings, num_hashes and seed"
+            )
+        if given is not None and entry.raw_ids is not SAME_ROWS:
+            raise ValueError(
+                f"table {table!r} {_described(own)}: its rows have no ids, give raw_ids=SAME_ROWS"
+            )
+
+
+def _described(slots: HashSlots | None) -> str:
+    return "has rows of its own for ids" if slots is None else f"holds {slots}"
 
 
 def _tables(
