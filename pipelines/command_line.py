@@ -13,16 +13,22 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pipelines.config import build, read_config
-from pipelines.rankers import RANKERS
+from pipelines.model_name import MODULES, RANKERS
 from pipelines.settings import PretrainUsers, Settings
+from pipelines.variants import check_variants
 from torchrec_gr.data.datasets import DATASETS
 from torchrec_gr.data.loader import HistoryAsOf
 from torchrec_gr.schema.feature_schema import nearest_valid
-from torchrec_gr.training.strategy import STRATEGIES
+from torchrec_gr.training.strategy import GPSD_STRATEGIES, STRATEGIES
 
 Command = Literal["pretrain", "finetune", "compare"]
 
 _DEFAULTS = Path(__file__).parent / "defaults"
+
+_MODELS = (
+    f"of {', '.join(RANKERS)} or package.module:build; with a module in it <model>+<module>, of "
+    f"{', '.join(MODULES)}; under a variant of the settings <model>@<variant>"
+)
 
 _LIBRARY_WARNINGS = (
     "`broadcast_buffers` is deprecated",
@@ -68,13 +74,14 @@ def read_settings(config: Path | None, given: dict[str, Any]) -> Settings:
     """Merges defaults, the data set's own, a config file and what was given.
 
     Raises:
-        ValueError: an unknown setting (with the nearest valid one) or a value of the wrong type.
+        ValueError: an unknown setting (with the nearest valid one), a value of the wrong type, or a
+            variant that cannot be.
     """
     from_file = read_config(config) if config else {}
     data = given.get("data", from_file.get("data", Settings().data))
     own = _DEFAULTS / f"{data}.yaml"
     merged = _merge(_merge(read_config(own) if own.exists() else {}, from_file), given)
-    return build(Settings, merged)
+    return check_variants(build(Settings, merged))
 
 
 @contextlib.contextmanager
@@ -143,13 +150,14 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
         "--models",
         type=_words,
         metavar="M[,M...]",
-        help=f"of {', '.join(RANKERS)} (default: {','.join(d.models)})",
+        help=f"{_MODELS} (default: {','.join(d.models)})",
     )
     parser.add_argument(
         "--strategies",
         type=_strategies,
         metavar="all|S[,S...]",
-        help=f"of {', '.join(STRATEGIES)} (default: {','.join(d.strategies)})",
+        help=f"of {', '.join(STRATEGIES)}; all: those of GPSD, which are all but the last "
+        f"(default: {','.join(d.strategies)})",
     )
     parser.add_argument("--seeds", type=int, help=f"how many (default: {d.seeds})")
     parser.add_argument(
@@ -165,12 +173,16 @@ def _add_single_run(parser: argparse.ArgumentParser, command: Command) -> None:
     parser.add_argument(
         "--from", dest="start", type=Path, metavar="RUN", help=f"go on from an earlier {command}"
     )
+    if command == "pretrain":
+        parser.add_argument(
+            "--module", choices=MODULES, default="gpsd", help="what to pretrain (default: gpsd)"
+        )
     if command == "finetune":
         parser.add_argument(
             "--model",
             default="gpsd",
             metavar="NAME",
-            help=f"of {', '.join(RANKERS)}, or package.module:build (default: gpsd)",
+            help=f"{_MODELS} (default: gpsd)",
         )
         parser.add_argument(
             "--strategy",
@@ -187,8 +199,9 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given on the command line, by name."""
     names = {field.name for field in dataclasses.fields(Settings)}
     given = {k: v for k, v in vars(options).items() if k in names and v is not None}
-    if "pretrained" not in options and "models" not in options and "epochs" in given:
-        given["pretrain"] = {"epochs": given.pop("epochs")}
+    if "module" in options and "epochs" in given:
+        stage = "pretrain" if options.module == "gpsd" else options.module
+        given[stage] = {"epochs": given.pop("epochs")}
     return given
 
 
@@ -211,7 +224,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _strategies(text: str) -> tuple[str, ...]:
-    return STRATEGIES if text == "all" else _words(text)
+    return GPSD_STRATEGIES if text == "all" else _words(text)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

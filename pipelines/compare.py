@@ -14,21 +14,22 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal, get_args
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from pipelines.command_line import parse, report_errors
+from pipelines.comparison_plan import LABELS, Run, plan, pretraining_name
 from pipelines.comparison_report import format_table, write_report
 from pipelines.comparison_summary import chosen_rows
 from pipelines.config import to_plain
 from pipelines.finetune import EpochResult, finetune
+from pipelines.model_name import parse_model
 from pipelines.open_log import open_log
 from pipelines.popularity import score_popularity
-from pipelines.pretrain import Pretrained, pretrain, readable_splits
-from pipelines.rankers import require_known
+from pipelines.pretrain import Pretrained, pretrain
+from pipelines.pretrainers import readable_splits
 from pipelines.results import ResultRow, RunKey, Variant, append_results, read_results
 from pipelines.run_artifacts import (
     Predictions,
@@ -39,75 +40,21 @@ from pipelines.run_artifacts import (
     save_predictions,
     write_run_info,
 )
-from pipelines.settings import PretrainUsers, Settings
+from pipelines.settings import Settings
+from pipelines.variants import differing, lay_over
 from torchrec_gr.data.log_source import TEST, TRAIN, VALIDATION
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.training.process_group import process_group
-from torchrec_gr.training.strategy import Strategy
 from torchrec_gr.training.trainer import OnStep
 
-_MAY_GROW = ("models", "strategies", "seeds", "dims", "pretrain_users", "epochs", "data_dir")
+_MAY_GROW = (
+    *("models", "strategies", "seeds", "dims", "pretrain_users", "epochs", "data_dir"),
+    "variants",  # each of which stays what it is
+)
 """Settings that may change between two starts of one comparison."""
-
-PretrainedOn = Literal["all", "training", "labels"]
-
-LABELS: Final = "labels"
-"""What a model pretrains itself on where no user has a history."""
 
 _CURVE_STEPS = 20
 """Steps that one point of a training curve is the mean of."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One ranker to train.
-
-    Args:
-        model: as `build_ranker` takes it.
-        strategy: how pretrained weights come in.
-        dim: width of tables and transformer.
-        seed: of weights and order, in both stages.
-        pretrain: whose histories pretraining reads, or LABELS; None without pretraining.
-    """
-
-    model: str
-    strategy: Strategy
-    dim: int
-    seed: int
-    pretrain: PretrainedOn | None
-
-    @property
-    def key(self) -> RunKey:
-        """Its name in the results."""
-        words = f"{self.pretrain} users" if self.pretrain in get_args(PretrainUsers) else None
-        model = self.model.replace(":", ".")
-        variant = Variant(model, self.strategy, self.dim, words or self.pretrain)
-        return RunKey(variant, self.seed)
-
-
-def plan(settings: Settings, *, has_histories: bool) -> list[Run]:
-    """Every run that the settings ask for, a seed at a time, the baseline first.
-
-    A model without a transformer takes tables alone that were pretrained on histories: "full" is no
-    strategy of its. Where the log has no histories, a model pretrains itself, one epoch on labels.
-
-    Raises:
-        ValueError: an unknown model.
-    """
-    sources: tuple[PretrainedOn, ...] = settings.pretrain_users if has_histories else (LABELS,)
-    models = [settings.baseline] if settings.baseline else []
-    models += [m for m in settings.models if not (settings.baseline and m == "dlrm")]
-    for model in models:
-        require_known(model)
-    return [
-        Run(model, strategy, dim, seed, pretrain)
-        for seed in range(settings.seeds)
-        for dim in settings.dims
-        for model in models
-        for strategy in settings.strategies
-        for pretrain in (sources if strategy != "none" else (None,))
-        if model == "gpsd" or pretrain == LABELS or not strategy.startswith("full")
-    ]
 
 
 class Comparison:
@@ -170,15 +117,17 @@ class Comparison:
         if run.pretrain == LABELS:
             return self._pretrained_on_labels(run)
         assert run.pretrain is not None
-        name = f"pretrain.{run.pretrain}.d{run.dim}.s{run.seed}"
+        model = parse_model(run.model, self._settings.variants)
+        name = pretraining_name(run, model, self._settings)
         return pretrain(
             self._log,
-            self._settings,
+            lay_over(self._settings, model.variant),
             self._out / "pretrain" / name,
             dim=run.dim,
             seed=run.seed,
             users=run.pretrain,
             device=self._device,
+            module=model.pretrains,
             on_step=self._curve(name, "pretrain"),
         )
 
@@ -234,6 +183,7 @@ class Comparison:
         """Keeps the test scores of the epoch that is chosen so far."""
         if chosen_rows(read_results(self._out))[run.key].epoch != result.epoch:
             return
+        result.test_rows.save(self._out)
         scored = result.predictions[TEST]
         users = self._log.raw_users[scored.user_ids] if self._log.num_users else None
         save_predictions(
@@ -282,6 +232,7 @@ def _row(run: Run, result: EpochResult, pretrained: Pretrained | None) -> Result
         metrics={
             **_further({split: m.to_dict() for split, m in result.metrics.items()}),
             **result.diagnostic,
+            **result.groups,
         },
     )
 
@@ -337,17 +288,25 @@ def require_same_comparison(out: Path, info: RunInfo) -> None:
     if not read_results(out):
         return
     before, now = read_run_info(out), info
-    differing = [f"data: {key}" for key in now.data if before.data.get(key) != now.data[key]]
-    differing += [
+    others = [f"data: {key}" for key in now.data if before.data.get(key) != now.data[key]]
+    others += [
         key
-        for key in now.settings
-        if key not in _MAY_GROW and before.settings.get(key) != now.settings[key]
+        for key, value in now.settings.items()
+        if key not in _MAY_GROW and key in before.settings and before.settings[key] != value
     ]
-    if differing:
+    variants = differing(before.settings.get("variants", {}), now.settings["variants"])
+    others += [f"variants.{variant}" for variant in variants]
+    if others:
         raise ValueError(
-            f"{out} holds a comparison with other settings ({', '.join(differing)}): results can "
+            f"{out} holds a comparison with other settings ({', '.join(others)}): results can "
             "only be added under the same ones. Choose another --out"
         )
+
+
+def _with_earlier_variants(out: Path, info: RunInfo) -> RunInfo:
+    """Keeps the variants that rows are there of, though they are not asked for this time."""
+    variants = {**read_run_info(out).settings.get("variants", {}), **info.settings["variants"]}
+    return dataclasses.replace(info, settings={**info.settings, "variants": variants})
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -363,7 +322,7 @@ def main(arguments: list[str] | None = None) -> None:
             command = f"python -m pipelines.compare {shlex.join(given)}"
             info = describe(log, settings, command)
             require_same_comparison(options.out, info)
-            write_run_info(options.out, info)
+            write_run_info(options.out, _with_earlier_variants(options.out, info))
         Comparison(log, settings, options.out, device).run(runs)
         if writes:
             write_report(options.out)

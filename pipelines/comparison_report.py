@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipelines import comparison_tables as tables
 from pipelines import report_plots
+from pipelines.cold_report import cold_section
 from pipelines.comparison_summary import (
     SMALLEST_DIFFERENCE,
     Difference,
@@ -47,7 +48,8 @@ def write_report(out_dir: Path) -> Path:
     info, rows = read_run_info(out_dir), read_results(out_dir)
     resampled = resample_runs(out_dir, chosen_rows(rows))
     summaries = summarize(rows, resampled, info.baseline_model, info.baseline_strategy)
-    blocks = list(_document(summaries, resampled, info, read_curves(out_dir)))
+    cold = list(cold_section(rows, info, out_dir))
+    blocks = list(_document(summaries, resampled, cold, info, read_curves(out_dir)))
     for block in blocks:
         if isinstance(block, Figure):
             write_atomically(out_dir / "plots" / f"{block.name}.svg", block.svg.encode())
@@ -91,6 +93,7 @@ def format_table(rows: Sequence[ResultRow], out_dir: Path | None = None) -> str:
 def _document(
     summaries: Sequence[VariantSummary],
     resampled: Resampled,
+    cold: Sequence[Block],
     info: RunInfo,
     curves: Sequence[Curve],
 ) -> Iterator[Block]:
@@ -99,6 +102,7 @@ def _document(
         yield from _summary(summaries, info)
         yield from _results(summaries, info)
         yield from strategy_section(summaries, resampled)
+        yield from cold
         yield from _further_metrics(summaries)
         yield from _epochs(summaries, info)
         yield from diagnostic_section(summaries)

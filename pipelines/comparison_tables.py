@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pipelines import diagnostic
+from pipelines import cold_rows, diagnostic
 from pipelines.comparison_summary import Difference, Interval, Spread, VariantSummary
 from pipelines.report_document import EMPTY, Table, without_empty_columns
 from pipelines.run_artifacts import RunInfo
@@ -71,6 +71,21 @@ def difference_table(compared: Sequence[tuple[VariantSummary, Difference]], othe
     return _table(columns, [summary for summary, _ in compared], cells)
 
 
+def group_table(summaries: Sequence[VariantSummary], info: RunInfo) -> Table:
+    """The quality on some of the test rows."""
+    columns = [*_IDENTITY, "AUC", f"less {baseline_name(info)} [95%]", "verdict", "NE"]
+
+    def cells(s: VariantSummary) -> list[str]:
+        return [
+            spread_in_words(s.spread("auc")),
+            EMPTY if s.baseline is None else difference_in_words(s.baseline),
+            _verdict(s, info),
+            spread_in_words(s.spread("ne")),
+        ]
+
+    return _table(columns, summaries, cells)
+
+
 def epoch_table(trained: Sequence[VariantSummary]) -> Table:
     """Test AUC after each epoch, mean over seeds, and the epoch each seed is judged by."""
     epochs = sorted({row.epoch for s in trained for row in s.rows})
@@ -107,9 +122,9 @@ def strategy_table(group: Sequence[VariantSummary]) -> Table:
 
 
 def further_metrics_table(summaries: Sequence[VariantSummary]) -> Table | None:
-    """Metrics that are no field of a row nor of the diagnostic; None where there are none."""
+    """Metrics that no field of a row and no section of its own has; None where there are none."""
     found = dict.fromkeys(name for s in summaries for row in s.chosen for name in row.metrics)
-    names = [name for name in found if name not in diagnostic.METRICS]
+    names = [name for name in found if name not in diagnostic.METRICS | cold_rows.METRICS]
     if not names:
         return None
     return _table(

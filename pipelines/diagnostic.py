@@ -41,7 +41,8 @@ SAMPLE_ROWS = 20_000
 _SAMPLE_SEED = 0x5EED_0F_5A  # of no run: the rows must lie anywhere in a run's own order
 _MANY_IDS = 1_000
 _NO_BUCKET = -1
-_NO_ID = np.iinfo(np.int32).max
+NO_ID = np.iinfo(np.int32).max
+"""What `times_seen` gives a row of null ids alone."""
 
 
 class FrequencyBuckets:
@@ -69,8 +70,8 @@ class FrequencyBuckets:
         self._bucket = np.full(num_rows, _NO_BUCKET, np.int8)
         self.rarely_up_to = 0
         if features:
-            counts, is_train = _times_seen(log, [feature.column for feature in features])
-            has_id = counts < _NO_ID
+            counts, is_train = times_seen(log, [feature.column for feature in features])
+            has_id = counts < NO_ID
             if (is_train & has_id).any():
                 self.rarely_up_to = int(np.median(counts[is_train & has_id]))
             borders = [0, self.rarely_up_to]  # a count that is on one is below it
@@ -193,19 +194,23 @@ def _judged_by(log: PreparedLog) -> list[Feature]:
     return many or sorted(features, key=lambda f: num_ids[f.name])[-1:]
 
 
-def _times_seen(
-    log: PreparedLog, columns: list[str]
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """How often the rarest of each row's ids occurs in training, and which rows train: [N] each."""
+def times_seen(log: PreparedLog, columns: list[str]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """How often the rarest of each row's ids occurs in training, and which rows train: [N] each.
+
+    Args:
+        log: prepared; its files are read twice, these columns alone.
+        columns: of ids. Labelled rows of the training split are counted, whatever a table's
+            `min_count`; a row of null ids alone has NO_ID.
+    """
     known = _count_ids(log, columns)
     counts: list[NDArray[np.int32]] = []
     is_train: list[NDArray[np.bool_]] = []
     for block in _blocks(log, columns):
-        rarest = np.full(len(block), _NO_ID, np.int32)
+        rarest = np.full(len(block), NO_ID, np.int32)
         for column, words in known.items():
             ids = block.ids(column)
             seen = words.counts[words.rows(ids)]
-            seen[ids.is_null().to_numpy(zero_copy_only=False)] = _NO_ID
+            seen[ids.is_null().to_numpy(zero_copy_only=False)] = NO_ID
             rarest = np.minimum(rarest, seen).astype(np.int32)
         counts.append(rarest)
         is_train.append(_trains(log, block))

@@ -2,6 +2,8 @@ r"""Trains a ranker on the impressions of a log, from scratch or from a pretrain
 
     python -m pipelines.finetune --data kuairand-pure --data-dir DIR --model gpsd \
         --strategy sparse-freeze --pretrained runs/pretrain --out runs/finetune
+    python -m pipelines.finetune --data kuairand-pure --data-dir DIR --model dlrm+pinfm \
+        --strategy full-slow --pretrained runs/pinfm --out runs/dlrm-pinfm
     python -m pipelines.finetune --data custom --config later-day.yaml --model gpsd \
         --from runs/finetune --out runs/later-day
 
@@ -22,17 +24,21 @@ import torch.distributed as dist
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from pipelines.batch_norm import synchronised
+from pipelines.cold_rows import RowFacts, measure_groups
 from pipelines.command_line import parse, report_errors
 from pipelines.diagnostic import Diagnostic
 from pipelines.evaluation import SplitMetrics, measure
+from pipelines.model_name import parse_model
 from pipelines.open_log import open_log
 from pipelines.rankers import Ranker, build_ranker
 from pipelines.results import write_atomically
 from pipelines.run_folder import describe_run, read_vocabularies
 from pipelines.settings import Settings
-from pipelines.transferring import Transferred, move_weights, open_weights
+from pipelines.transferring import FirstWeights
+from pipelines.variants import lay_over
 from torchrec_gr.data.loader import RequestLoader
-from torchrec_gr.data.log_source import TRAIN
+from torchrec_gr.data.log_source import TEST, TRAIN
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.training.evaluation import Predictions
 from torchrec_gr.training.freeze import frozen_names
@@ -43,6 +49,9 @@ from torchrec_gr.training.strategy import Strategy, parameter_groups
 from torchrec_gr.training.tables import table_of
 from torchrec_gr.training.trainer import EpochProgress, OnStep, Trainer
 from torchrec_gr.training.transfer_report import TransferReport
+
+_ROWS_AT_ONCE = 4096
+"""Rows of a batch that is read, not scored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +88,8 @@ class EpochResult:
         metrics: by split.
         predictions: of every split.
         diagnostic: of rows by how often their ids were seen in training; see `Diagnostic`.
+        groups: of test rows with a cold item or without a history; see `measure_groups`.
+        test_rows: what tells them apart.
         ranker: whose epoch it is.
     """
 
@@ -88,6 +99,8 @@ class EpochResult:
     metrics: dict[str, SplitMetrics]
     predictions: dict[str, Predictions]
     diagnostic: dict[str, float]
+    groups: dict[str, float]
+    test_rows: RowFacts
     ranker: RankerFacts
 
 
@@ -113,7 +126,7 @@ def finetune(
         log: the impressions.
         settings: of the ranker's stage and sizes.
         run_dir: for checkpoints, schema and vocabularies.
-        model: as `build_ranker` takes it.
+        model: as `parse_model` takes it; its variant is laid over the settings.
         strategy: how the pretrained weights come in.
         dim: width of the tables.
         seed: of initial weights and order.
@@ -124,16 +137,19 @@ def finetune(
         on_step: called after each step with its number, loss and learning rate.
         on_transfer: called with what came from earlier weights, on the first process.
     """
-    ranker = build_ranker(model, log, settings, dim, seed)
-    moved = _load(ranker, log, strategy, pretrained, start)
+    name = parse_model(model, settings.variants)
+    settings = lay_over(settings, name.variant)
+    first = FirstWeights(strategy, pretrained, start)
+    ranker = build_ranker(name, log, settings, dim, seed, first)
+    ranker = dataclasses.replace(ranker, module=synchronised(ranker.module, device))
     facts = RankerFacts.of(ranker.module)
-    trainer = _trainer(ranker, moved, strategy, log, settings, run_dir, seed, device, on_step)
+    trainer = _trainer(ranker, strategy, log, settings, run_dir, seed, device, on_step)
     if dist.get_rank() == 0:
         words = {"model": model, "strategy": strategy, "dim": dim, "seed": seed}
         describe_run(run_dir, log, {"settings": settings, **words})
-        moved.report.save(run_dir / "transfer.json")
+        ranker.moved.report.save(run_dir / "transfer.json")
         if on_transfer is not None:
-            on_transfer(moved.report)
+            on_transfer(ranker.moved.report)
     evaluation = _Evaluation(log, settings, ranker, trainer, facts)
     trainer.resume()
     while True:
@@ -160,6 +176,9 @@ class _Evaluation:
         # Made once: a loader keeps what it has decoded.
         self._held_out = {split: self._loader(split) for split in log.splits if split != TRAIN}
         self._diagnostic = Diagnostic(log, self._loader)
+        as_of = settings.history_as_of
+        requests = RequestLoader(log, TEST, batch_size=_ROWS_AT_ONCE, history_as_of=as_of)
+        self._test_rows = RowFacts.of(log, requests)
 
     def after_epoch(self) -> EpochResult:
         """Of the epoch that was trained last."""
@@ -175,6 +194,8 @@ class _Evaluation:
             },
             predictions=scored,
             diagnostic=self._diagnostic.measure(trainer.evaluate, scored),
+            groups=measure_groups(scored[TEST], self._test_rows),
+            test_rows=self._test_rows,
             ranker=self._facts,
         )
 
@@ -191,28 +212,8 @@ class _Evaluation:
         )
 
 
-def _load(
-    ranker: Ranker,
-    log: PreparedLog,
-    strategy: Strategy,
-    pretrained: Path | None,
-    start: Path | None,
-) -> Transferred:
-    if start is not None:
-        return move_weights(ranker.module, open_weights(start), "full", log.vocabularies)
-    if strategy == "none":
-        return move_weights(ranker.module, None, "none", log.vocabularies)
-    if pretrained is None:
-        raise ValueError(
-            f"strategy {strategy!r} needs a pretrained run: name one with --pretrained, or make "
-            "one with python -m pipelines.pretrain"
-        )
-    return move_weights(ranker.module, open_weights(pretrained), strategy, log.vocabularies)
-
-
 def _trainer(
     ranker: Ranker,
-    moved: Transferred,
     strategy: Strategy,
     log: PreparedLog,
     settings: Settings,
@@ -225,8 +226,8 @@ def _trainer(
     steps = math.ceil(log.num_rows(TRAIN) / stage.batch_size)
     groups = parameter_groups(
         strategy,
-        moved.tables,
-        moved.dense,
+        ranker.moved.tables,
+        ranker.moved.dense,
         thaw_after=settings.thaw_epochs * steps,
         table_scale=stage.transferred_scale,
     )

@@ -1,6 +1,8 @@
-r"""Generative pretraining of the sparse tables and the transformer on user histories (GPSD).
+r"""Generative pretraining of the sparse tables and a sequence module on user histories.
 
     python -m pipelines.pretrain --data kuairand-pure --data-dir DIR --out runs/pretrain
+    python -m pipelines.pretrain --data kuairand-pure --data-dir DIR --module pinfm \
+        --out runs/pinfm
     python -m pipelines.pretrain --data custom --config later-day.yaml --from runs/pretrain \
         --out runs/later-day
 
@@ -12,23 +14,22 @@ a folder `artefact` that stands on its own: see docs/pretrained.md.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from pipelines.command_line import parse, report_errors
 from pipelines.config import to_plain
+from pipelines.model_name import Module
 from pipelines.open_log import open_log
-from pipelines.rankers import gpsd_config
+from pipelines.pretrainers import build_pretrainer, readable_splits
 from pipelines.run_folder import describe_run, read_vocabularies
 from pipelines.settings import PretrainUsers, Settings
 from pipelines.transferring import move_weights, open_weights
-from torchrec_gr.data.log_source import TRAIN
 from torchrec_gr.data.prepared_log import PreparedLog
-from torchrec_gr.data.sequence_loader import SequenceLoader
-from torchrec_gr.models.gpsd import GPSDPretrainer
 from torchrec_gr.pretrained import ARTEFACT, ModelCard, has_artefact, save_pretrained
 from torchrec_gr.training.optimizer import Schedule, build_optimizer
 from torchrec_gr.training.process_group import process_group
@@ -58,6 +59,7 @@ def pretrain(
     seed: int,
     users: PretrainUsers,
     device: torch.device,
+    module: Module = "gpsd",
     start: Path | None = None,
     on_step: OnStep | None = None,
 ) -> Pretrained:
@@ -65,29 +67,20 @@ def pretrain(
 
     Args:
         log: the histories.
-        settings: `pretrain` and the transformer's sizes.
+        settings: of the module's stage and sizes.
         run_dir: for checkpoints, schema and vocabularies.
         dim: width of tables and transformer.
         seed: of initial weights, order and negatives.
         users: whose histories; see `Settings.pretrain_users`.
         device: where to train.
+        module: which.
         start: an earlier run to start from.
         on_step: called after each step with its number, loss and learning rate.
     """
-    stage = settings.pretrain
-    torch.manual_seed(seed)
-    model = GPSDPretrainer(gpsd_config(settings, dim), log.schema, log.table_rows)
+    pretrainer = build_pretrainer(module, log, settings, dim, seed, users)
+    model, loader, stage = pretrainer.model, pretrainer.loader, pretrainer.stage
     if start is not None:
         move_weights(model, open_weights(start), "full", log.vocabularies)
-    loader = SequenceLoader(
-        log,
-        batch_size=stage.batch_size,
-        num_negatives=stage.num_negatives,
-        seed=seed,
-        rank=dist.get_rank(),
-        world_size=dist.get_world_size(),
-        splits=readable_splits(log, users),
-    )
     sharded = shard(model, device=device, table_optimizer=stage.tables, sharding=settings.sharding)
     schedule = Schedule(stage.warmup_steps, loader.num_steps * stage.epochs)
     trainer = Trainer(
@@ -101,7 +94,8 @@ def pretrain(
         on_step=on_step,
     )
     if dist.get_rank() == 0:
-        describe_run(run_dir, log, {"settings": settings, "dim": dim, "seed": seed})
+        words = {"settings": settings, "module": module, "dim": dim, "seed": seed}
+        describe_run(run_dir, log, words)
     trainer.resume()
     while trainer.progress.epoch < stage.epochs:
         progress = trainer.train_epoch()
@@ -115,36 +109,29 @@ def pretrain(
         save_pretrained(
             run_dir / ARTEFACT,
             sharded,
-            module="gpsd",
-            config=dataclasses.asdict(gpsd_config(settings, dim)),
+            module=module,
+            config=pretrainer.config,
             schema=log.schema,
             vocabularies=log.vocabularies,
-            card=_card(log, settings, users, trainer.finished),
+            card=_card(log, to_plain(stage), users, trainer.finished),
             optimizer=trainer.optimizer,
         )
     return Pretrained(run_dir, sum(progress.seconds for progress in trainer.finished))
 
 
 def _card(
-    log: PreparedLog, settings: Settings, users: PretrainUsers, epochs: Sequence[EpochProgress]
+    log: PreparedLog,
+    settings: Mapping[str, Any],
+    users: PretrainUsers,
+    epochs: Sequence[EpochProgress],
 ) -> ModelCard:
     seconds = sum(epoch.seconds for epoch in epochs)
     return ModelCard(
         trained_on=f"{log.schema.name}: the histories of {users} users",
         data={"splits": ", ".join(readable_splits(log, users)), **log.counts},
         metrics={f"loss after epoch {epoch.epoch + 1}": epoch.mean_loss for epoch in epochs},
-        settings={**to_plain(settings.pretrain), "seconds of training": round(seconds, 1)},
+        settings={**settings, "seconds of training": round(seconds, 1)},
     )
-
-
-def readable_splits(log: PreparedLog, users: PretrainUsers) -> tuple[str, ...]:
-    """The splits whose events pretraining may read.
-
-    Events that are scored rows as well are read from the training window alone. Events that are
-    never scored, such as all but the last item of each user in GPSD's protocol, may be read of all
-    users.
-    """
-    return log.splits if users == "all" and not log.source.rows_are_events else (TRAIN,)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -161,6 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
             seed=options.seed,
             users=settings.pretrain_users[0],
             device=device,
+            module=options.module,
             start=options.start,
         )
         if dist.get_rank() == 0:

@@ -1,4 +1,4 @@
-"""The rankers that the pipelines know by name, built for a log."""
+"""The rankers that the pipelines know by name, built for a log and given their first weights."""
 
 from __future__ import annotations
 
@@ -10,76 +10,74 @@ import torch
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
+from pipelines.attaching import attach_module
+from pipelines.model_name import ModelName
+from pipelines.pretrainers import gpsd_config
 from pipelines.settings import Ranking, Settings
+from pipelines.transferring import FirstWeights, Transferred, bring_in
 from torchrec_gr.data.loader import View
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.models.dlrm import Interaction, build_dlrm
-from torchrec_gr.models.gpsd import GPSDConfig, GPSDRanker
+from torchrec_gr.models.gpsd import GPSDRanker
 from torchrec_gr.models.table_configs import embedding_bag_configs
 from torchrec_gr.modules.impression_ranker import ImpressionRanker
-from torchrec_gr.schema.feature_schema import nearest_valid
-
-RANKERS = ("dlrm", "dlrm_dcn", "gpsd")
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranker:
-    """A ranker, what it reads and how it is trained."""
+    """A ranker, what it reads, how it is trained, and what of it came from earlier weights."""
 
     module: nn.Module
     view: View
     stage: Ranking
+    moved: Transferred
 
 
-def build_ranker(name: str, log: PreparedLog, settings: Settings, dim: int, seed: int) -> Ranker:
-    """Builds a ranker with the initial weights that the seed decides.
+def build_ranker(
+    name: ModelName,
+    log: PreparedLog,
+    settings: Settings,
+    dim: int,
+    seed: int,
+    first: FirstWeights,
+) -> Ranker:
+    """Builds a ranker with the initial weights that the seed decides, and brings earlier ones in.
 
     Args:
-        name: one of RANKERS, or `package.module:build` of the user's own. `build(tables,
+        name: of the ranker and the module in it. A user's own `package.module:build(tables,
             num_dense)` gets a list of `EmbeddingBagConfig` and the number of dense features, and
             returns a module of (dense_features [C, num_dense], sparse_features) that gives logits
             [C] or [C, 1].
         log: whose features it reads.
-        settings: sizes and optimizers.
+        settings: sizes and optimizers, of the variant.
         dim: width of the tables, and of the transformer.
         seed: of the initial weights.
+        first: where earlier weights are, and how they come in.
 
     Raises:
-        ValueError: an unknown name, or a module or function that cannot be imported.
+        ValueError: a module or function that cannot be imported, or weights that do not fit.
     """
-    require_known(name)
     torch.manual_seed(seed)
-    if name == "gpsd":
+    if name.ranker == "gpsd":
         gpsd = GPSDRanker(gpsd_config(settings, dim), log.schema, log.table_rows)
-        return Ranker(gpsd, "requests", settings.gpsd)
+        return Ranker(gpsd, "requests", settings.gpsd, bring_in(gpsd, first, log.vocabularies))
+    model = _impression_model(name.ranker, log, settings, dim)
+    if name.module is not None:
+        module, moved = attach_module(model, name.module, log, settings, dim, first)
+    else:
+        module = ImpressionRanker(model)
+        moved = bring_in(module, first, log.vocabularies)
+    return Ranker(module, "impressions", settings.dlrm, moved)
+
+
+def _impression_model(name: str, log: PreparedLog, settings: Settings, dim: int) -> nn.Module:
     tables = embedding_bag_configs(log.schema, log.table_rows, dim, init_std=settings.dlrm_init_std)
     num_dense = 1 + len(log.dense_names)
     if ":" in name:
-        model = _import(name)(tables, num_dense)
-    else:
-        interaction: Interaction = "dcn" if name == "dlrm_dcn" else "dot"
-        sizes = dataclasses.replace(settings.dlrm_sizes, interaction=interaction)
-        model = build_dlrm(tables, num_dense, sizes, num_tasks=len(log.schema.labels))
-    return Ranker(ImpressionRanker(model), "impressions", settings.dlrm)
-
-
-def require_known(name: str) -> None:
-    """Refuses a name that is neither one of RANKERS nor a `package.module:build`.
-
-    Raises:
-        ValueError: names the nearest valid one.
-    """
-    if ":" not in name and name not in RANKERS:
-        raise ValueError(nearest_valid("model", name, RANKERS))
-
-
-def gpsd_config(settings: Settings, dim: int) -> GPSDConfig:
-    """The transformer's configuration at one width, alike in pretraining and ranking."""
-    return GPSDConfig(
-        dim=dim,
-        num_layers=settings.transformer.num_layers,
-        num_heads=settings.transformer.num_heads,
-    )
+        return _import(name)(tables, num_dense)
+    interaction: Interaction = "dcn" if name == "dlrm_dcn" else "dot"
+    sizes = dataclasses.replace(settings.dlrm_sizes, interaction=interaction)
+    return build_dlrm(tables, num_dense, sizes, num_tasks=len(log.schema.labels))
 
 
 def _import(name: str) -> Callable[[list[EmbeddingBagConfig], int], nn.Module]:

@@ -44,7 +44,7 @@ class RunKey(NamedTuple):
         """The run's name in file names."""
         model, strategy, dim, pretrain = self.variant
         words = [model, strategy, f"d{dim}" if dim else "", pretrain or "", f"s{self.seed}"]
-        return ".".join(re.sub(r"[^\w-]+", "_", word) for word in words if word)
+        return ".".join(re.sub(r"[^\w+@-]+", "_", word) for word in words if word)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +52,9 @@ class ResultRow:
     """One epoch of one run, measured on the test set.
 
     Args:
-        model: "dlrm", "gpsd", "popularity", ...; a user's own baseline under its own name.
-        strategy: how pretrained weights came in: "none", "full", "sparse", "full-freeze",
-            "sparse-freeze".
+        model: "dlrm", "gpsd", "popularity", "dlrm+pinfm@<variant>", ...; a user's own baseline
+            under its own name.
+        strategy: how pretrained weights came in: one of `training.strategy.STRATEGIES`.
         seed: of the run.
         epoch: 1 for the first; 0 for what is not trained (popularity).
         auc: exact AUC on the test set.

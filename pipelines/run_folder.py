@@ -32,6 +32,22 @@ def describe_run(run_dir: Path, log: PreparedLog, settings: Mapping[str, Any]) -
     write_atomically(run_dir / _TABLES, json.dumps(files, indent=1).encode())
 
 
+def read_run_settings(run_dir: Path) -> dict[str, Any]:
+    """What `describe_run` was given as settings, as plain values.
+
+    Raises:
+        ValueError: the folder is not a run's.
+    """
+    try:
+        values = yaml.safe_load((run_dir / _SETTINGS).read_text(encoding="utf-8"))
+        return dict(values)
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"{run_dir} is not the folder of a run: it has no readable {_SETTINGS} ({error}). "
+            "Name the --out folder of an earlier pretrain or finetune"
+        ) from error
+
+
 def read_vocabularies(run_dir: Path) -> dict[str, Vocabulary]:
     """The vocabulary of each table of a run.
 

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torchrec_gr.data.loader import HistoryAsOf
+from torchrec_gr.data.segments import Cut
 from torchrec_gr.models.dlrm import DLRMConfig
+from torchrec_gr.models.pinfm_config import Trunk
+from torchrec_gr.pretrained.pinfm_tuning import PinFMTuning
 from torchrec_gr.training.optimizer import DenseOptimizer, TableOptimizer
 from torchrec_gr.training.sharding import Sharding
 from torchrec_gr.training.strategy import Strategy
@@ -67,6 +70,80 @@ class GPSDSizes:
 
 
 @dataclasses.dataclass(frozen=True)
+class PinFMSizes:
+    """What a PinFM module is made of, and how long a history it reads.
+
+    Args:
+        dim: its width and that of its tables; None: the width of the comparison's tables.
+        num_layers, num_heads: of its decoder.
+        trunk: the decoder's layers.
+        num_hashes: sub-tables of the item's multi-hash table; 0: a stock table, a row an id.
+        hash_rows: rows of each sub-table.
+        cut: how pretraining cuts a user's events into sequences; see `SequenceLoader`.
+        segment_length: events of such a sequence; None: the schema's `max_history`.
+    """
+
+    dim: int | None = None
+    num_layers: int = 4
+    num_heads: int = 4
+    trunk: Trunk = "gpt2"
+    num_hashes: int = 0
+    hash_rows: int = 0
+    cut: Cut = "segments"
+    segment_length: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PinFMObjectives:
+    """The losses of PinFM's pretraining; a weight of 0 leaves one out.
+
+    Args:
+        next, window, future, side: weights of the losses that predict the next event's item, the
+            items of a window of events, the items behind the served sequence, and the next event's
+            side feature.
+        window_length: events ahead that `window` and `future` predict.
+        max_pairs: of the window's pairs so many are drawn in a step.
+        served_length: events of the sequence that the ranker reads.
+        num_negatives: in-batch negatives of a query at most.
+        positives: by history feature the raw values that make an event one to predict, such as
+            `{history_long_view: [1]}`; empty: every event is.
+    """
+
+    next: float = 1.0
+    window: float = 0.0
+    future: float = 0.0
+    side: float = 0.0
+    window_length: int = 10
+    max_pairs: int = 4096
+    served_length: int = 50
+    num_negatives: int = 1024
+    positives: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class PinFMStage:
+    """How a PinFM module is pretrained, and what it does inside a ranker.
+
+    Args:
+        epochs: passes over the users' sequences.
+        batch_size: sequences a step, over all processes.
+        tables, dense: the optimizers of pretraining.
+        warmup_steps: of the schedule, which then falls by a cosine to a tenth.
+        sizes, losses: of the module and its pretraining.
+        tuning: inside a ranker.
+    """
+
+    epochs: int = 5
+    batch_size: int = 256
+    tables: TableOptimizer = TableOptimizer(lr=0.3)
+    dense: DenseOptimizer = DenseOptimizer(lr=2.5e-3, weight_decay=0.1)
+    warmup_steps: int = 100
+    sizes: PinFMSizes = PinFMSizes()
+    losses: PinFMObjectives = PinFMObjectives()
+    tuning: PinFMTuning = field(default_factory=PinFMTuning)
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that a pipeline can be told.
 
@@ -82,7 +159,12 @@ class Settings:
             protocol has it, or the training users alone.
         history_as_of: how fresh a history is, the same for all models.
         pretrain, dlrm, gpsd: the stages; `dlrm` is that of every impression-level model.
+        pinfm: the module of `<model>+pinfm`, which is put into an impression-level model.
         transformer, dlrm_sizes: the models' sizes.
+        widen: in a model of the user's own, the path of the Linear that shall read a module's
+            vectors; TorchRec's models need none.
+        variants: settings by a name of the user's choice: `<model>@<name>` is the model with these
+            laid over.
         dlrm_init_std: of the normal first rows of DLRM's tables.
         sharding: of the tables; None is the default of each kind of collection.
         precision: "bf16" runs the dense part under autocast.
@@ -106,7 +188,10 @@ class Settings:
     pretrain: Pretraining = Pretraining()
     dlrm: Ranking = Ranking()
     gpsd: Ranking = Ranking()
+    pinfm: PinFMStage = PinFMStage()
     transformer: GPSDSizes = GPSDSizes()
+    widen: str | None = None
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     dlrm_sizes: DLRMConfig = DLRMConfig()
     dlrm_init_std: float = 0.01
     sharding: Sharding | None = None

@@ -33,6 +33,20 @@ def test_epochs_are_those_of_the_stage_that_runs(tmp_path: Path) -> None:
     assert finetune.pretrain == read_settings(None, {}).pretrain
 
 
+def test_epochs_are_those_of_the_module_that_is_pretrained(tmp_path: Path) -> None:
+    arguments = ["--epochs", "4", "--module", "pinfm", "--out", str(tmp_path)]
+    options, settings = parse("pretrain", "", arguments)
+    assert (options.module, settings.pinfm.epochs) == ("pinfm", 4)
+    assert settings.pretrain == read_settings(None, {}).pretrain
+
+
+def test_all_strategies_are_those_of_gpsd(tmp_path: Path) -> None:
+    arguments = ["--strategies", "all", "--out", str(tmp_path)]
+    _, settings = parse("compare", "", arguments)
+    assert len(settings.strategies) == 9
+    assert "frozen" not in settings.strategies
+
+
 def test_a_typo_ends_with_the_nearest_valid_word(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

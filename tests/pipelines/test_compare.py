@@ -13,7 +13,8 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from pipelines import compare as compare_module
-from pipelines.compare import main, plan
+from pipelines.compare import main
+from pipelines.comparison_plan import plan
 from pipelines.settings import Settings
 
 CONFIG = """
@@ -123,6 +124,16 @@ def test_a_users_own_model_takes_the_place_of_dlrm() -> None:
 def test_a_model_of_tables_alone_takes_no_full_transfer() -> None:
     settings = Settings(models=("dlrm",), strategies=("none", "full", "full-freeze", "sparse"))
     assert {run.strategy for run in plan(settings, has_histories=True)} == {"none", "sparse"}
+
+
+def test_a_module_takes_every_strategy_and_names_its_run() -> None:
+    strategies = ("none", "full-slow", "frozen", "sparse")
+    settings = Settings(models=("dlrm+pinfm",), strategies=strategies, seeds=1)  # type: ignore[arg-type]
+    runs = plan(settings, has_histories=True)
+    assert [run.strategy for run in runs] == list(strategies)
+    assert runs[1].key.name == "dlrm+pinfm.full-slow.d32.all_users.s0"
+    with pytest.raises(ValueError, match=r"'dlrm\+pinfm' reads histories: this log has none"):
+        plan(settings, has_histories=False)
 
 
 def test_a_log_without_histories_has_each_model_pretrain_itself() -> None:
