@@ -13,16 +13,10 @@ what its first steps take at their peak beyond what the process held before them
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import logging
-import multiprocessing
-import re
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -47,6 +41,7 @@ from benchmarks.measure import (
     print_machine,
     write_json,
 )
+from benchmarks.peak_memory import in_own_process, peak_bytes
 from torchrec_gr.training.freeze import freeze
 from torchrec_gr.training.optimizer import TableOptimizer
 from torchrec_gr.training.process_group import process_group
@@ -198,17 +193,7 @@ def train(model: DistributedModelParallel, batches: Sequence[KeyedJaggedTensor])
 
 def memory_of(case: Case, way: Way) -> Memory:
     """Measured in a process of its own."""
-    processes = ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn"), _start, (torch.get_num_threads(),)
-    )
-    with processes:
-        return processes.submit(memory_here, case, way).result()
-
-
-def _start(num_threads: int) -> None:
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(num_threads)
+    return in_own_process(memory_here, case, way)
 
 
 def memory_here(case: Case, way: Way) -> Memory:
@@ -217,16 +202,11 @@ def memory_here(case: Case, way: Way) -> Memory:
         model = build(case, way)
         batches = [draw_batch(case.reading, seed) for seed in range(_NUM_BATCHES)]
         looked_up(model, batches[0])
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # what is free already must not hide what is taken
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before = _status("VmRSS")
-        train(model, batches)
-        peak = _status("VmHWM")
+        peak = peak_bytes(partial(train, model, batches))
         states = model.fused_optimizer.state_dict()["state"].values()
         kept = [part for state in states for value in state.values() for part in _parts(value)]
         tables = [part for name, value in model.state_dict().items() for part in _parts(value)]
-        return Memory(_bytes(tables), _bytes(kept), max(0, peak - before))
+        return Memory(_bytes(tables), _bytes(kept), peak)
 
 
 def _parts(value: Tensor) -> list[Tensor]:
@@ -236,13 +216,6 @@ def _parts(value: Tensor) -> list[Tensor]:
 
 def _bytes(tensors: Sequence[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors)
-
-
-def _status(name: str) -> int:
-    """Bytes that this process takes ("VmRSS"), or took at most ("VmHWM")."""
-    found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found is not None
-    return 1024 * int(found[1])
 
 
 def main() -> None:
