@@ -66,6 +66,12 @@ def test_without_losses_no_bit_changes(artefact: Pretrained) -> None:
             assert torch.equal(gradient, theirs[name]), name
 
 
+def test_losses_that_nobody_takes_are_said(artefact: Pretrained) -> None:
+    model = attach(artefact, **INSIDE)
+    with pytest.warns(UserWarning, match="outside of a TunedRanker"):
+        ImpressionRanker(model)(batch(0))
+
+
 def test_the_loss_is_the_sum_of_its_parts(artefact: Pretrained) -> None:
     ranker: Any = tuned(artefact, **HEAD, **INSIDE)
     kept: list[tuple[Tensor, Tensor]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -23,6 +24,10 @@ from torchrec_gr.pretrained.tuning_objective import TuningObjective, TuningTap
 
 UNKNOWN_AGE = -1
 _NO_USER = -1
+_NO_LOSSES = (
+    "the PinFMTuning has losses, but the model trains outside of a TunedRanker, so without them: "
+    "put it into TunedRanker(model, num_tasks), or give the losses weight 0"
+)
 
 
 class PinFMBody(ImpressionBody):
@@ -68,6 +73,7 @@ class PinFMBody(ImpressionBody):
         self.request_key = tuning.request_key
         self.user_key = tuning.user_key
         self.age_key = tuning.age_key
+        self.has_losses = tuning.has_losses
         self.age_dropout = AgeDropout(tuning.age_dropout)
         self.objective = objective
         self.raw_ids = raw_ids
@@ -90,6 +96,8 @@ class PinFMBody(ImpressionBody):
         batch = self.grouped({**(embeddings or {}), **(items or {})}, kjt, ids)
         content = self._content(batch)
         tap = self.tap if self.training else None
+        if self.training and tap is None and self.has_losses:
+            warnings.warn(_NO_LOSSES, stacklevel=2)
         output = self.encoder.encode(
             batch.history(self.history),
             batch.candidates(self.candidates),

@@ -88,6 +88,11 @@ class PinFMTuning:
         """Whether a loss is asked for that reads a head on the module's output."""
         return self.ranking_weight > 0 or self.agreement_weight > 0
 
+    @property
+    def has_losses(self) -> bool:
+        """Whether any loss beside the ranker's own is asked for."""
+        return self.has_head or self.next_token_weight > 0 or self.alignment_weight > 0
+
     def _check_fusion(self) -> None:
         if self.fusion not in get_args(Fusion):
             raise ValueError(
