@@ -27,7 +27,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from pipelines.command_line import report_errors
 from torchrec_gr import attach_pretrained
 from torchrec_gr.pretrained import Pretrained, load_pretrained
-from torchrec_gr.pretrained.export import compile_scorer, export_scorer, serving_libraries
+from torchrec_gr.pretrained.serving.export import compile_scorer, export_scorer, serving_libraries
 
 NUM_DENSE, DIM, BATCH = 4, 16, 32
 

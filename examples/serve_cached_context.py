@@ -22,12 +22,12 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from examples.serve import BATCH, NUM_DENSE, made_up_ids, ranker
 from pipelines.command_line import report_errors
 from torchrec_gr.pretrained import Pretrained, load_pretrained
-from torchrec_gr.pretrained.cached_encoder import CachedEncoder
-from torchrec_gr.pretrained.context_file import context_path
-from torchrec_gr.pretrained.context_server import ContextServer
-from torchrec_gr.pretrained.context_store import ContextStore
-from torchrec_gr.pretrained.module_version import encoder_version
-from torchrec_gr.pretrained.packed_contexts import ContextDtype
+from torchrec_gr.pretrained.serving.cached_encoder import CachedEncoder
+from torchrec_gr.pretrained.serving.context_file import context_path
+from torchrec_gr.pretrained.serving.context_server import ContextServer
+from torchrec_gr.pretrained.serving.context_store import ContextStore
+from torchrec_gr.pretrained.serving.module_version import encoder_version
+from torchrec_gr.pretrained.serving.packed_contexts import ContextDtype
 
 USER, USER_KEY = 7, "user_id"
 

@@ -13,8 +13,8 @@ from pipelines.transferring import FirstWeights, Transferred, move_weights, open
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.modules.impression_ranker import ImpressionRanker
 from torchrec_gr.pretrained import Pretrained, attach_pretrained, attachment, load_pretrained
-from torchrec_gr.pretrained.tuned_ranker import TunedRanker
-from torchrec_gr.pretrained.untrained import UntrainedModule, untrained_module
+from torchrec_gr.pretrained.attaching.untrained import UntrainedModule, untrained_module
+from torchrec_gr.pretrained.tuning.tuned_ranker import TunedRanker
 from torchrec_gr.schema.feature_schema import FeatureSchema
 from torchrec_gr.training.strategy import Strategy
 

@@ -19,7 +19,7 @@ from torchrec_gr.data.sequence_loader import SequenceLoader
 from torchrec_gr.models.gpsd import GPSDConfig, GPSDPretrainer
 from torchrec_gr.models.pinfm_config import PinFMConfig
 from torchrec_gr.models.pinfm_pretrainer import PinFMLosses, PinFMPretrainer
-from torchrec_gr.pretrained.encoders import POSITIVES
+from torchrec_gr.pretrained.attaching.encoders import POSITIVES
 from torchrec_gr.schema.feature_schema import FeatureSchema, nearest_valid
 from torchrec_gr.schema.raw_id_keys import raw_id_keys
 

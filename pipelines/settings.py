@@ -12,7 +12,7 @@ from torchrec_gr.data.loader import HistoryAsOf
 from torchrec_gr.data.segments import Cut
 from torchrec_gr.models.dlrm import DLRMConfig
 from torchrec_gr.models.pinfm_config import Trunk
-from torchrec_gr.pretrained.pinfm_tuning import PinFMTuning
+from torchrec_gr.pretrained.tuning.pinfm_tuning import PinFMTuning
 from torchrec_gr.training.optimizer import DenseOptimizer, TableOptimizer
 from torchrec_gr.training.sharding import Sharding
 from torchrec_gr.training.strategy import Strategy

@@ -6,18 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torchrec_gr.pretrained.attach import attach_pretrained
-    from torchrec_gr.pretrained.attached_names import attachment
-    from torchrec_gr.pretrained.detach import detach_pretrained
+    from torchrec_gr.pretrained.attaching.attach import attach_pretrained
+    from torchrec_gr.pretrained.attaching.attached_names import attachment
+    from torchrec_gr.pretrained.attaching.detach import detach_pretrained
 
 __version__ = "0.1.0"
 
 __all__ = ["attach_pretrained", "attachment", "detach_pretrained"]
 
 _MODULES = {
-    "attach_pretrained": "torchrec_gr.pretrained.attach",
-    "attachment": "torchrec_gr.pretrained.attached_names",
-    "detach_pretrained": "torchrec_gr.pretrained.detach",
+    "attach_pretrained": "torchrec_gr.pretrained.attaching.attach",
+    "attachment": "torchrec_gr.pretrained.attaching.attached_names",
+    "detach_pretrained": "torchrec_gr.pretrained.attaching.detach",
 }
 
 

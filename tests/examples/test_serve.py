@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pretrained.attach_cases import save_artefact
+from tests.pretrained.attaching.attach_cases import save_artefact
 
 REPO = Path(__file__).parents[2]
 

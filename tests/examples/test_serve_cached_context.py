@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from examples import serve_cached_context
-from tests.pretrained.pinfm_cases import save_pinfm
+from tests.pretrained.attaching.pinfm_cases import save_pinfm
 
 
 def test_serve_cached_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,21 +1,25 @@
 """Pretrained modules: folders that stand on their own, and what plugs them into other models."""
 
-from torchrec_gr.pretrained.artefact import PretrainedError
-from torchrec_gr.pretrained.artefact_folder import ARTEFACT, has_artefact
-from torchrec_gr.pretrained.attach import attach_pretrained
-from torchrec_gr.pretrained.attached_names import Attachment, attachment
-from torchrec_gr.pretrained.cached_encoder import CachedEncoder
-from torchrec_gr.pretrained.context_file import ContextError
-from torchrec_gr.pretrained.context_server import ContextServer
-from torchrec_gr.pretrained.context_store import ContextStore
-from torchrec_gr.pretrained.detach import detach_pretrained
-from torchrec_gr.pretrained.load import Pretrained, load_pretrained
-from torchrec_gr.pretrained.model_card import ModelCard
-from torchrec_gr.pretrained.module_version import artefact_version, encoder_version, module_version
-from torchrec_gr.pretrained.pinfm_tuning import PinFMTuning
-from torchrec_gr.pretrained.save import save_pretrained
-from torchrec_gr.pretrained.tuned_ranker import TunedRanker
-from torchrec_gr.pretrained.untrained import UntrainedModule, untrained_module
+from torchrec_gr.pretrained.artefact.artefact_folder import ARTEFACT, has_artefact
+from torchrec_gr.pretrained.artefact.load import Pretrained, load_pretrained
+from torchrec_gr.pretrained.artefact.model_card import ModelCard
+from torchrec_gr.pretrained.artefact.record import PretrainedError
+from torchrec_gr.pretrained.artefact.save import save_pretrained
+from torchrec_gr.pretrained.attaching.attach import attach_pretrained
+from torchrec_gr.pretrained.attaching.attached_names import Attachment, attachment
+from torchrec_gr.pretrained.attaching.detach import detach_pretrained
+from torchrec_gr.pretrained.attaching.untrained import UntrainedModule, untrained_module
+from torchrec_gr.pretrained.serving.cached_encoder import CachedEncoder
+from torchrec_gr.pretrained.serving.context_file import ContextError
+from torchrec_gr.pretrained.serving.context_server import ContextServer
+from torchrec_gr.pretrained.serving.context_store import ContextStore
+from torchrec_gr.pretrained.serving.module_version import (
+    artefact_version,
+    encoder_version,
+    module_version,
+)
+from torchrec_gr.pretrained.tuning.pinfm_tuning import PinFMTuning
+from torchrec_gr.pretrained.tuning.tuned_ranker import TunedRanker
 
 __all__ = [
     "ARTEFACT",
