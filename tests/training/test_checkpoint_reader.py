@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, TensorStorageMetadata
 
 from tests.training.test_checkpoint import READERS, _trained
 from torchrec_gr.embeddings.sharded_rows import sharded_rows
@@ -44,6 +45,46 @@ def test_an_index_that_brings_code_runs_none(tmp_path: Path, read: Any) -> None:
     with pytest.raises(CheckpointError, match="made to run code"):
         read(checkpoint, model, optimizer)
     assert not touched.exists()
+
+
+class _Attribute:
+    """Unpickles into an attribute of something."""
+
+    def __init__(self, of: Any, name: str) -> None:
+        self.of, self.name = of, name
+
+    def __reduce__(self) -> Any:
+        return getattr, (self.of, self.name)
+
+
+def test_an_index_of_an_older_python_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 3.11.4 a member of an enumeration is pickled as an attribute of it."""
+    model, optimizer = _trained("rowwise_adagrad")
+    with monkeypatch.context() as older:
+        older.setattr(
+            _MEM_FORMAT_ENCODING,
+            "__reduce_ex__",
+            lambda self, _: (getattr, (type(self), self.name)),
+        )
+        checkpoint = save_checkpoint(tmp_path, 1, model, optimizer, {})
+    assert b"getattr" in (checkpoint / ".metadata").read_bytes()
+    for read in READERS:
+        read(checkpoint, model, optimizer)
+
+
+@pytest.mark.parametrize("of", [(PosixPath, "touch"), (TensorStorageMetadata, "__init__")])
+def test_an_index_that_asks_for_any_other_attribute_is_refused(tmp_path: Path, of: Any) -> None:
+    model, optimizer = _trained("rowwise_adagrad")
+    checkpoint = save_checkpoint(tmp_path, 1, model, optimizer, {})
+    index = pickle.loads((checkpoint / ".metadata").read_bytes())
+    index.planner_data = _Attribute(*of)
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(index))
+    _seal(checkpoint)
+    for read in READERS:
+        with pytest.raises(CheckpointError, match="made to run code"):
+            read(checkpoint, model, optimizer)
 
 
 @pytest.mark.parametrize("read", READERS, ids=["load_checkpoint", "read_weights"])

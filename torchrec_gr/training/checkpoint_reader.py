@@ -12,6 +12,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
@@ -137,6 +138,8 @@ class _IndexUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """The class or function of that name, if an index may name it."""
+        if (module, name) == ("builtins", "getattr"):
+            return _memory_format
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if is_dtype or name in _INDEX_NAMES.get(module, ()):
             return super().find_class(module, name)
@@ -144,6 +147,16 @@ class _IndexUnpickler(pickle.Unpickler):
             f"it names {module}.{name}, which no checkpoint's index needs: it was damaged or made "
             "to run code, do not use it"
         )
+
+
+def _memory_format(of: Any, name: Any) -> Any:
+    """What Python before 3.11.4 names an enumeration's member by: getattr, of that one alone."""
+    if of is not _MEM_FORMAT_ENCODING or name not in _MEM_FORMAT_ENCODING.__members__:
+        raise pickle.UnpicklingError(
+            f"it asks for {name!r} of {of!r}, which no checkpoint's index needs: it was damaged or "
+            "made to run code, do not use it"
+        )
+    return _MEM_FORMAT_ENCODING[name]
 
 
 def _read_index(path: Path) -> Metadata:
