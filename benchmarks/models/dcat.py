@@ -189,10 +189,10 @@ def _fastest_size(work: Work, model: Model, way: Way, log: Log) -> int:
 
 
 def _seconds(run: Callable[[], object]) -> float:
-    """Of the better of two calls, after one to warm up."""
+    """Of the best of five calls, after one to warm up."""
     run()
     times = []
-    for _ in range(2):
+    for _ in range(5):
         began = perf_counter()
         run()
         times.append(perf_counter() - began)
