@@ -23,7 +23,7 @@ from torchrec_gr.modules.pointwise_mlp import PointwiseMLP
 from torchrec_gr.modules.sequence_layer import SequenceLayer
 from torchrec_gr.ops.attention_spans import KeySpans
 from torchrec_gr.ops.jagged_concat import jagged_concat, jagged_split
-from torchrec_gr.sequences.candidate_layout import lay_out_candidates
+from torchrec_gr.sequences.candidate_layout import lay_out_candidates, offsets_of
 from torchrec_gr.sequences.visibility import cached_history, causal, ranking_targets
 
 
@@ -290,11 +290,6 @@ class PinFMEncoder(nn.Module):
                 f"a history has {longest} events, more than max_positions {self.max_positions}: "
                 "cut it to its newest ones, or configure the module for longer ones"
             )
-
-
-def offsets_of(lengths: Tensor) -> Tensor:
-    """[n + 1] int64: where each of n rows begins, and where the last ends."""
-    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).long()
 
 
 def _sum(features: list[JaggedTensor]) -> Tensor:

@@ -19,7 +19,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 from torchrec_gr.embeddings.multi_hash import MultiHashEmbeddingCollection
 from torchrec_gr.embeddings.multi_hash_config import MultiHashEmbeddingConfig
 from torchrec_gr.embeddings.row_keys import RowKeys
-from torchrec_gr.models.pinfm import PinFMEncoder, offsets_of
+from torchrec_gr.models.pinfm import PinFMEncoder
 from torchrec_gr.models.pinfm_config import PinFMConfig
 from torchrec_gr.models.table_configs import embedding_configs
 from torchrec_gr.modules.cosine_softmax import full_softmax
@@ -32,6 +32,7 @@ from torchrec_gr.modules.event_pairs import (
 from torchrec_gr.modules.global_mean import GlobalMean
 from torchrec_gr.modules.step_output import StepOutput
 from torchrec_gr.schema.feature_schema import FeatureSchema
+from torchrec_gr.sequences.candidate_layout import offsets_of
 from torchrec_gr.sequences.request_batch import RequestBatch, negative_key
 
 

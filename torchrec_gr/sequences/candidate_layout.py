@@ -87,13 +87,13 @@ def lay_out_candidates(
     if sums is None:
         sums = int(num_history.sum()), int(num_candidates.sum())
     lengths, num_tokens = num_history + num_candidates, sum(sums)
-    offsets = _offsets(lengths)
+    offsets = offsets_of(lengths)
     candidates_begin = offsets[:-1] + num_history
     return CandidateLayout(
         offsets=offsets,
         num_history=num_history,
-        history_offsets=_offsets(num_history),
-        candidate_offsets=_offsets(num_candidates),
+        history_offsets=offsets_of(num_history),
+        candidate_offsets=offsets_of(num_candidates),
         candidate_index=_places(num_candidates, sums[1])
         + candidates_begin.repeat_interleave(num_candidates, output_size=sums[1]),
         positions=_places(lengths, num_tokens).minimum(
@@ -102,11 +102,12 @@ def lay_out_candidates(
     )
 
 
-def _offsets(lengths: Tensor) -> Tensor:
+def offsets_of(lengths: Tensor) -> Tensor:
+    """[n + 1] int64: where each of n rows [n] begins, and where the last ends."""
     return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
 
 
 def _places(lengths: Tensor, num_tokens: int) -> Tensor:
     """Counts 0, 1, ... inside each row of a jagged batch: [sum(lengths)] int64."""
-    begins = _offsets(lengths)[:-1].repeat_interleave(lengths, output_size=num_tokens)
+    begins = offsets_of(lengths)[:-1].repeat_interleave(lengths, output_size=num_tokens)
     return torch.arange(num_tokens, device=lengths.device) - begins

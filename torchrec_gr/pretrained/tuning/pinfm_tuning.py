@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
-Fusion = Literal["early", "mean", "last"]
+from torchrec_gr.models.pinfm_config import FusionKind
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PinFMTuning:
     Source: PinFM (2507.12704), fine-tuning, fusion variants and cold start.
     """
 
-    fusion: Fusion = "early"
+    fusion: FusionKind = "early"
     learnable_token: bool = False
     content: Mapping[str, int] = field(default_factory=dict)
     request_key: str | None = None
@@ -94,9 +94,9 @@ class PinFMTuning:
         return self.has_head or self.next_token_weight > 0 or self.alignment_weight > 0
 
     def _check_fusion(self) -> None:
-        if self.fusion not in get_args(Fusion):
+        if self.fusion not in get_args(FusionKind):
             raise ValueError(
-                f"unknown fusion {self.fusion!r}: expected one of {', '.join(get_args(Fusion))}"
+                f"unknown fusion {self.fusion!r}: expected one of {', '.join(get_args(FusionKind))}"
             )
         if self.fusion != "early" and (self.learnable_token or self.content):
             wrong = "a learnable token" if self.learnable_token else "content"

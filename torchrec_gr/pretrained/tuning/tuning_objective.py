@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from torchrec_gr.models.pinfm import PinFMEncoder, offsets_of
+from torchrec_gr.models.pinfm import PinFMEncoder
 from torchrec_gr.modules.contrastive import InfoNCE
 from torchrec_gr.modules.event_pairs import EventPairs, window_pairs
 from torchrec_gr.modules.global_mean import GlobalMean
 from torchrec_gr.pretrained.tuning.pinfm_tuning import PinFMTuning
+from torchrec_gr.sequences.candidate_layout import offsets_of
 
 
 class TuningTap:
