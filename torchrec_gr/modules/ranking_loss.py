@@ -32,24 +32,43 @@ class RankingLoss(nn.Module):
         Raises:
             ValueError: labels or weights do not fit the logits.
         """
-        logits = _with_task_axis(logits).float()
         if labels is None:
+            logits = _with_task_axis(logits).float()
             zero = logits.new_zeros(())
             return zero, StepOutput(zero, zero, logits.detach(), None, weights)
-        labels = _labels_like(logits, labels)
-        if weights is None:
-            weights = logits.new_ones(logits.shape[0])
-        if weights.shape != logits.shape[:1]:
-            raise ValueError(
-                f"weights: expected one a candidate, shape ({logits.shape[0]},); "
-                f"got {tuple(weights.shape)}"
-            )
-        total = binary_cross_entropy_with_logits(
-            logits, labels, weight=weights.unsqueeze(1), reduction="sum"
+        return self.mean(self.total(logits, labels, weights), logits, labels, weights)
+
+    def total(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The loss summed over candidates and tasks, 0-dim; arguments as `forward`."""
+        logits = _with_task_axis(logits).float()
+        return binary_cross_entropy_with_logits(
+            logits,
+            _labels_like(logits, labels),
+            weight=_weights_like(logits, weights).unsqueeze(1),
+            reduction="sum",
         )
+
+    def mean(
+        self, total: Tensor, logits: Tensor, labels: Tensor, weights: Tensor | None = None
+    ) -> tuple[Tensor, StepOutput]:
+        """What `forward` gives, where `total` of the batch is known; it may be a sum of pieces'."""
+        logits = _with_task_axis(logits).float()
+        weights = _weights_like(logits, weights)
         num_units = weights.sum() * logits.shape[1]
         loss = self.global_mean(total, num_units)
+        labels = _labels_like(logits, labels)
         return loss, StepOutput(total.detach(), num_units, logits.detach(), labels, weights)
+
+
+def _weights_like(logits: Tensor, weights: Tensor | None) -> Tensor:
+    if weights is None:
+        return logits.new_ones(logits.shape[0])
+    if weights.shape != logits.shape[:1]:
+        raise ValueError(
+            f"weights: expected one a candidate, shape ({logits.shape[0]},); "
+            f"got {tuple(weights.shape)}"
+        )
+    return weights
 
 
 def _labels_like(logits: Tensor, labels: Tensor) -> Tensor:
