@@ -40,7 +40,9 @@ ROWS = Rows(
 
 
 def test_each_row_is_a_request_with_one_candidate() -> None:
-    batch = collate_requests(click_schema(), ROWS, EVENTS, np.array([3, 0, 3]), np.array([5, 1, 3]))
+    batch = collate_requests(
+        click_schema(), ROWS, EVENTS, np.array([3, 0, 3]), np.array([5, 1, 3]), ROWS.times
+    )
     ids = {
         key: [row.tolist() for row in rows.to_dense()] for key, rows in batch.ids.to_dict().items()
     }
@@ -70,8 +72,10 @@ def test_torchrec_takes_the_ids() -> None:
     schema = click_schema()
     nothing = np.zeros(0, np.int64)
     for batch in (
-        collate_requests(schema, ROWS, EVENTS, np.array([3, 0, 3]), np.array([5, 1, 3])),
-        collate_requests(schema, join_rows(schema, []), EVENTS, nothing, nothing),
+        collate_requests(
+            schema, ROWS, EVENTS, np.array([3, 0, 3]), np.array([5, 1, 3]), ROWS.times
+        ),
+        collate_requests(schema, join_rows(schema, []), EVENTS, nothing, nothing, nothing),
     ):
         keys = batch.ids.keys()
         assert batch.ids.lengths().dtype == torch.int32
@@ -103,7 +107,9 @@ def test_a_log_without_history_or_numbers_has_none() -> None:
         source_rows=np.array([0, 1]),
         split=np.zeros(2, np.int8),
     )
-    batch = collate_requests(schema, rows, None, np.zeros(2, np.int64), np.zeros(2, np.int64))
+    batch = collate_requests(
+        schema, rows, None, np.zeros(2, np.int64), np.zeros(2, np.int64), rows.times
+    )
     assert batch.history == batch.candidates == []
     assert batch.num_history().tolist() == [0, 0]
     assert batch.num_candidates.tolist() == [1, 1]
@@ -156,16 +162,20 @@ def test_item_ages_go_with_their_candidates() -> None:
     schema = click_schema(item_time="made")
     rows = dataclasses.replace(ROWS, item_ages=np.array([3, 0, NO_AGE]))
     joined = join_rows(schema, [rows.take(np.array([2, 0])), rows.take(np.array([1]))])
-    batch = collate_requests(schema, joined, EVENTS, np.array([0, 0, 0]), np.array([0, 0, 0]))
+    batch = collate_requests(
+        schema, joined, EVENTS, np.array([0, 0, 0]), np.array([0, 0, 0]), joined.times
+    )
     assert batch.item_ages is not None
     assert batch.item_ages.dtype == torch.int64
     assert batch.item_ages.tolist() == [NO_AGE, 3, 0]
     nothing = np.zeros(0, np.int64)
-    empty = collate_requests(schema, join_rows(schema, []), EVENTS, nothing, nothing)
+    empty = collate_requests(schema, join_rows(schema, []), EVENTS, nothing, nothing, nothing)
     assert empty.item_ages is not None
     assert empty.item_ages.shape == (0,)
     assert empty.item_ages.dtype == torch.int64
-    without = collate_requests(click_schema(), ROWS, EVENTS, np.zeros(3, int), np.zeros(3, int))
+    without = collate_requests(
+        click_schema(), ROWS, EVENTS, np.zeros(3, int), np.zeros(3, int), ROWS.times
+    )
     assert without.item_ages is None
 
 

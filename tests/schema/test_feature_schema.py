@@ -36,6 +36,14 @@ def with_feature(**feature: str) -> dict[str, Any]:
     return plain(features=[*plain()["features"], feature])
 
 
+def computed(**changes: Any) -> dict[str, Any]:
+    """A schema with a computed feature, and a table that may be that of its buckets."""
+    feature = {"name": "x", "role": "candidate", "kind": "dense"}
+    feature |= {"statistic": "rate", "over": ["user_id", "item_id"], "of": "click"}
+    tables = [*plain()["tables"], {"name": "x"}]
+    return plain(features=[*plain()["features"], feature | changes], tables=tables)
+
+
 def test_features_are_found_by_role_kind_and_table() -> None:
     schema = FeatureSchema.from_dict(plain())
     assert [f.name for f in schema.of("history")] == ["history_item", "history_tag"]
@@ -47,6 +55,18 @@ def test_features_are_found_by_role_kind_and_table() -> None:
 
 def test_yaml_is_read_back_equal(tmp_path: Path) -> None:
     schema = FeatureSchema.from_dict(plain(item_time="made"))
+    (tmp_path / "schema.yaml").write_text(schema.to_yaml())
+    assert FeatureSchema.from_yaml(tmp_path / "schema.yaml") == schema
+
+
+def test_computed_features_are_read_back_equal(tmp_path: Path) -> None:
+    schema = FeatureSchema.from_dict(computed(kind="categorical") | {"request_features": ["hour"]})
+    assert schema.computed == (
+        Feature("x", "candidate", statistic="rate", over=("user_id", "item_id"), of="click"),
+    )
+    assert schema.computed[0].table == "x", "a table of its own, since it has no column"
+    assert schema.computed[0].column == ""
+    assert schema.request_features == ("hour",)
     (tmp_path / "schema.yaml").write_text(schema.to_yaml())
     assert FeatureSchema.from_yaml(tmp_path / "schema.yaml") == schema
 
@@ -92,6 +112,26 @@ def test_yaml_is_read_back_equal(tmp_path: Path) -> None:
         ),
         ({"name": "n", "labels": ["y"]}, "a schema needs 'features'"),
         (plain(features=["item"]), "expected a mapping of feature keys, got 'item'"),
+        (plain(request_features=["hours"]), "contextual feature 'hours': did you mean 'hour'"),
+        (plain(request_features=["item_id"]), "unknown contextual feature 'item_id'"),
+        (plain(request_features="hour"), r"must be a list of names, got 'hour': write \[hour\]"),
+        (plain(request_features=["hour", "hour"]), "request feature 'hour' is declared twice"),
+        (computed(statistic="rat"), "statistic of feature 'x' 'rat': did you mean 'rate'"),
+        (computed(of=None), "'x' is a rate: it needs `of`, a column of 0 and 1"),
+        (computed(statistic="count"), "'x' is a count: only a rate has `of`, got 'click'"),
+        (computed(over=[]), "'x' needs `over`: the columns whose values are the key"),
+        (computed(over="item_id"), r"over of feature 'x' must be a list.*write \[item_id\]"),
+        (computed(over=["tag", "tag"]), "`over` of computed feature 'x': 'tag' is declared twice"),
+        (computed(role="history"), "'x' must have the role 'candidate', got 'history'"),
+        (computed(column="price"), "'x' is not read: it cannot have a column"),
+        (computed(transform="log1p"), "'x' is not read: it cannot have a column or a transform"),
+        (computed(kind="categorical", table="tag"), "needs a table of its own.*history_tag, x"),
+        (computed(kind="categorical", table="y"), "unknown table of feature 'x' 'y'"),
+        (computed() | {"time_unit": "order"}, "'x' needs `time` in us, ms or s"),
+        (
+            with_feature(name="x", role="candidate", kind="dense", of="click"),
+            "'x' has `over` or `of`.*name its statistic, count, rate, recency",
+        ),
     ],
 )
 def test_a_mistake_is_an_error_that_names_what_is_near(values: dict, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +17,27 @@ from torchrec_gr.schema.feature_schema import FeatureSchema, Kind, Role
 from torchrec_gr.sequences.request_batch import RequestBatch
 
 
+class Histories(NamedTuple):
+    """The histories of U requests.
+
+    Args:
+        positions: [T] int64, their events, request after request, oldest first.
+        lengths: [U] int64, events of each.
+        num_static: [U] int64, how many leading ones of each are long-term.
+    """
+
+    positions: np.ndarray
+    lengths: np.ndarray
+    num_static: np.ndarray
+
+
 def collate_requests(
-    schema: FeatureSchema, rows: Rows, events: EventStore | None, start: np.ndarray, end: np.ndarray
+    schema: FeatureSchema,
+    rows: Rows,
+    events: EventStore | None,
+    start: np.ndarray,
+    end: np.ndarray,
+    known_before: np.ndarray,
 ) -> RequestBatch:
     """Makes a request of each run of rows of one user, moment and context (`request_starts`).
 
@@ -30,25 +50,69 @@ def collate_requests(
         rows: N encoded impressions.
         events: what `start` and `end` count in; None where the schema has no history.
         start, end: [N] int64, the events of each row's history, oldest first.
+        known_before: [N] int64, the moments that the rows' histories end before, which are the
+            batch's `candidate_times`.
 
     Returns:
         At least one request, with N candidates in all, on the CPU.
     """
     first = np.flatnonzero(request_starts(schema, rows))
     start, end = start[first], end[first]
+    histories = Histories(ranges(start, end), end - start, np.zeros_like(start))
+    return _collate(schema, rows, events, first, histories, known_before, of_candidates=())
+
+
+def collate_windows(
+    schema: FeatureSchema,
+    rows: Rows,
+    events: EventStore | None,
+    first: np.ndarray,
+    histories: Histories,
+    known_before: np.ndarray,
+) -> RequestBatch:
+    """Makes a request of each user's window of exposures.
+
+    What differs between its exposures (`schema.request_features`) is theirs: those keys are the
+    last of `candidates`, and those numbers the last of `dense_candidates`. Without rows it is one
+    empty request, as in `collate_requests`.
+
+    Args:
+        schema: of the log.
+        rows: N encoded impressions, window after window, oldest first.
+        events: what `histories.positions` counts in; None where the schema has no history.
+        first: [U] int64, where each window begins in `rows`.
+        histories: of the windows: every event that one of its exposures may see.
+        known_before: [N] int64, the moments that the exposures' histories end before, which are the
+            batch's `candidate_times`.
+
+    Returns:
+        max(U, 1) requests, with N candidates in all, on the CPU.
+    """
+    of_candidates = schema.request_features
+    return _collate(schema, rows, events, first, histories, known_before, of_candidates)
+
+
+def _collate(
+    schema: FeatureSchema,
+    rows: Rows,
+    events: EventStore | None,
+    first: np.ndarray,
+    histories: Histories,
+    candidate_times: np.ndarray,
+    of_candidates: Sequence[str],
+) -> RequestBatch:
+    """A request of each run of rows; some contextual features are given to its candidates."""
     num_requests = max(len(first), 1)
-    num_candidates = np.diff(first, append=len(rows)) if len(first) else np.zeros(1, np.int64)
-    history_lengths = end - start if len(first) else np.zeros(1, np.int64)
-    index = ranges(start, end)
-
-    def of_request(values: np.ndarray, fill: int = 0) -> np.ndarray:
-        return _one_each(values[first], fill)
-
-    contextual, candidates = _names(schema, "contextual"), _names(schema, "candidate")
+    num_candidates = _one_each(np.diff(first, append=len(rows)))
+    history_lengths = _one_each(histories.lengths)
+    names = _names(schema, "contextual")
+    contextual = [name for name in names if name not in of_candidates]
+    candidates = _names(schema, "candidate") + [name for name in names if name in of_candidates]
+    numbers = _names(schema, "contextual", "dense")
     one_each = np.ones(num_requests, np.int64)
-    columns = {name: (of_request(rows.ids[name]), one_each) for name in contextual}
+    columns = {name: (_one_each(rows.ids[name][first]), one_each) for name in contextual}
     columns |= {
-        name: (np.take(events.rows[name], index), history_lengths)  # type: ignore[union-attr]
+        name: (np.take(events.rows[name], histories.positions), history_lengths)  # type: ignore[union-attr]
         for name in _names(schema, "history")
     }
     columns |= {name: (rows.ids[name], num_candidates) for name in candidates}
@@ -59,17 +123,18 @@ def collate_requests(
         candidates=candidates,
         negatives=[],
         num_candidates=torch.from_numpy(num_candidates),
-        history_times=_times(events, index),
-        candidate_times=torch.from_numpy(rows.times),
-        num_static=torch.zeros(num_requests, dtype=torch.int64),
-        user_ids=torch.from_numpy(of_request(rows.user_index, fill=-1)),
+        history_times=_times(events, histories.positions),
+        candidate_times=torch.from_numpy(candidate_times),
+        num_static=torch.from_numpy(_one_each(histories.num_static)),
+        user_ids=torch.from_numpy(_one_each(rows.user_index[first], fill=-1)),
         source_rows=torch.from_numpy(rows.source_rows),
         dense_contextual=_stack(
-            [of_request(rows.dense[name]) for name in _names(schema, "contextual", "dense")]
+            [_one_each(rows.dense[name][first]) for name in numbers if name not in of_candidates]
         ),
-        dense_history=_dense_history(schema, events, index),
+        dense_history=_dense_history(schema, events, histories.positions),
         dense_candidates=_stack(
             [rows.dense[name] for name in _names(schema, "candidate", "dense")]
+            + [rows.dense[name] for name in numbers if name in of_candidates]
         ),
         labels=torch.from_numpy(rows.labels),
         item_ages=None if rows.item_ages is None else torch.from_numpy(rows.item_ages),
@@ -141,14 +206,13 @@ def join_rows(schema: FeatureSchema, pieces: Sequence[Rows]) -> Rows:
 
 
 def _no_rows(schema: FeatureSchema) -> Rows:
-    ids = _names(schema, "contextual") + _names(schema, "candidate")
-    dense = _names(schema, "contextual", "dense") + _names(schema, "candidate", "dense")
+    read = [f for f in schema.features if f.role != "history" and not f.is_computed]
     return Rows(
         user_index=np.zeros(0, np.int64),
         times=np.zeros(0, np.int64),
         labels=np.zeros((0, len(schema.labels)), np.float32),
-        ids={name: np.zeros(0, np.int64) for name in ids},
-        dense={name: np.zeros(0, np.float32) for name in dense},
+        ids={f.name: np.zeros(0, np.int64) for f in read if f.kind == "categorical"},
+        dense={f.name: np.zeros(0, np.float32) for f in read if f.kind == "dense"},
         source_rows=np.zeros(0, np.int64),
         split=np.zeros(0, np.int8),
         item_ages=None if schema.item_time is None else np.zeros(0, np.int64),

@@ -35,6 +35,10 @@ class Columns:
     def __len__(self) -> int:
         return self.contents.num_rows
 
+    def __contains__(self, column: str) -> bool:
+        """Whether the file has a column."""
+        return column in self.contents.column_names
+
     @contextlib.contextmanager
     def naming_the_file(self) -> Iterator[None]:
         """Puts the file's name before an error about its columns."""
@@ -112,6 +116,18 @@ class Columns:
         wrong = (labels != 0) & (labels != 1)
         self._refuse(wrong, self._column(column), column, "a label is 0 or 1")
         return labels.astype(np.float32)
+
+    def outcomes(self, column: str) -> NDArray[np.int8]:
+        """[N] int8: 0, 1, or -1 where null.
+
+        Raises:
+            ValueError: anything else.
+        """
+        outcomes = self._floats(column)
+        known = ~np.isnan(outcomes)
+        wrong = known & (outcomes != 0) & (outcomes != 1)
+        self._refuse(wrong, self._column(column), column, "what a rate is of is 0, 1 or null")
+        return np.where(known, outcomes, -1).astype(np.int8)
 
     def names(self, column: str) -> pa.DictionaryArray:
         """[N] strings, without nulls, each different one once in the dictionary."""

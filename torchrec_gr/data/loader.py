@@ -8,23 +8,24 @@ from typing import Literal, get_args
 import numpy as np
 
 from torchrec_gr.data.collate import collate_requests
-from torchrec_gr.data.log_source import TRAIN
+from torchrec_gr.data.known_before import HistoryAsOf, KnownBefore
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.data.rows import Rows
+from torchrec_gr.data.sliced_loader import SlicedLoader
 from torchrec_gr.data.split_rows import SplitRows
-from torchrec_gr.data.step_loader import StepLoader, fingerprint
-from torchrec_gr.schema.feature_schema import TICKS_PER_SECOND, FeatureSchema, nearest_valid
+from torchrec_gr.data.step_loader import fingerprint
+from torchrec_gr.schema.feature_schema import nearest_valid
 from torchrec_gr.sequences.impressions import to_impressions
 from torchrec_gr.sequences.request_batch import ImpressionBatch, RequestBatch
 
-HistoryAsOf = Literal["exposure", "day", "split"]
 View = Literal["requests", "impressions"]
 
 
-class RequestLoader(StepLoader[RequestBatch | ImpressionBatch]):
+class RequestLoader(SlicedLoader[RequestBatch | ImpressionBatch]):
     """Reads the rows of one split, each with its user's history as it was known.
 
     Neighbouring rows of one user, moment and context are one request with several candidates.
+    Computed features count what the row's history may hold: what is earlier than where it ends.
     Blocks are read in an order that seed and epoch decide, about a million rows at a time, and
     those rows are permuted, a request's together; batches run over the borders of these windows.
     Under "day" rows of one user and day, which have one history, stay together as well, so that a
@@ -65,8 +66,9 @@ class RequestLoader(StepLoader[RequestBatch | ImpressionBatch]):
         world_size: int = 1,
         pad: bool = False,
     ) -> None:
-        _check(log, split, view, history_as_of, pad)
-        by_day = history_as_of == "day"
+        _check(view, pad)
+        self._known_before = KnownBefore(log, split, history_as_of)
+        by_day = self._known_before.by_day
         self._split_rows = SplitRows(log, split, self._known_before if by_day else None)
         super().__init__(
             self._split_rows.num_rows,
@@ -98,30 +100,23 @@ class RequestLoader(StepLoader[RequestBatch | ImpressionBatch]):
 
     def _collate(self, rows: Rows, step: int) -> RequestBatch | ImpressionBatch:
         self.counts["rows"] += len(rows)
-        start, end = self._histories(rows)
-        batch = collate_requests(self.log.schema, rows, self.log.events, start, end)
+        known_before = self._known_before(rows.times)
+        start, end = self._histories(rows, known_before)
+        if self.log.crosses is not None:
+            rows = self.log.crosses.fill(rows, known_before)
+        batch = collate_requests(self.log.schema, rows, self.log.events, start, end, known_before)
         if self.view == "requests":
             return batch
         return to_impressions(batch, num_rows=self._most_rows(step) if self.pad else None)
 
-    def _histories(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    def _histories(self, rows: Rows, known_before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which events each row's history holds: start and end, [N] int64 each."""
         if self.log.events is None:
             return np.zeros_like(rows.times), np.zeros_like(rows.times)
-        known_before = self._known_before(rows.times)
         first, start, end = self.log.events.before(rows.user_index, known_before)
         self.counts["empty_histories"] += int((first == end).sum())
         self.counts["truncated_histories"] += int((first < start).sum())
         return start, end
-
-    def _known_before(self, times: np.ndarray) -> np.ndarray:
-        """[N] int64: a row at each time knows the events strictly before this moment."""
-        if self.history_as_of == "day":
-            return _day_start(times, self.log.schema)
-        if self.history_as_of == "split" and self.split != TRAIN:
-            assert self.log.split_as_of is not None  # checked
-            return np.minimum(times, self.log.split_as_of[self.split])
-        return times
 
     def _most_rows(self, step: int) -> int:
         """The most rows that any rank takes in a step."""
@@ -129,29 +124,8 @@ class RequestLoader(StepLoader[RequestBatch | ImpressionBatch]):
         return -(-num_rows // self.world_size)
 
 
-def _check(log: PreparedLog, split: str, view: str, history_as_of: str, pad: bool) -> None:
-    for what, given, valid in (
-        ("split", split, log.splits),
-        ("view", view, get_args(View)),
-        ("history_as_of", history_as_of, get_args(HistoryAsOf)),
-    ):
-        if given not in valid:
-            raise ValueError(nearest_valid(what, given, valid))
+def _check(view: str, pad: bool) -> None:
+    if view not in get_args(View):
+        raise ValueError(nearest_valid("view", view, get_args(View)))
     if pad and view != "impressions":
         raise ValueError("pad=True fills impressions up: use it with view='impressions'")
-    if history_as_of == "day" and log.schema.time_unit == "order":
-        raise ValueError(
-            "history_as_of='day' needs times, but this log knows only an order "
-            "(time_unit 'order'): use 'exposure' or 'split'"
-        )
-    if history_as_of == "split" and log.split_as_of is None:
-        raise ValueError(
-            "history_as_of='split' needs a log that is split by time: use 'exposure', "
-            "or prepare the log with a TemporalSplit"
-        )
-
-
-def _day_start(times: np.ndarray, schema: FeatureSchema) -> np.ndarray:
-    second = TICKS_PER_SECOND[schema.time_unit]
-    offset, day = round(schema.utc_offset_hours * 3600 * second), 86_400 * second
-    return (times + offset) // day * day - offset

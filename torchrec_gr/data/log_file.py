@@ -75,13 +75,19 @@ class LogFile:
             raise ValueError(_damaged(self.stored, error)) from error
 
 
-def open_log_file(path: Path, needs: Mapping[str, tuple[Need, ...]], spool: Path) -> LogFile:
+def open_log_file(
+    path: Path,
+    needs: Mapping[str, tuple[Need, ...]],
+    spool: Path,
+    optional: Mapping[str, tuple[Need, ...]] | None = None,
+) -> LogFile:
     """Checks a file's columns and sees to it that it can be read in small blocks.
 
     Args:
         path: a parquet file, or a csv file with a header (`.csv`, `.csv.gz`, `.tsv`).
         needs: the columns to read, and as what.
         spool: parquet file that is written where `path` is csv or has larger row groups.
+        optional: further columns that are read where the file has them.
 
     Raises:
         ValueError: the file is missing or damaged, a column is missing or of the wrong type.
@@ -90,12 +96,13 @@ def open_log_file(path: Path, needs: Mapping[str, tuple[Need, ...]], spool: Path
         raise ValueError(f"log file {path} does not exist")
     if path.suffixes[-1:] == [".parquet"]:
         with _open_parquet(path) as opened:
+            needs = _with_optional(opened.schema_arrow, needs, optional or {})
             _check_columns(path, opened.schema_arrow, needs)
             if max(_row_groups(opened), default=0) <= BLOCK_ROWS:
                 return LogFile(path, stored=path)
             _spool(_parquet_batches(path, opened, needs), spool)
     else:
-        _spool(_csv_batches(path, needs), spool)
+        _spool(_csv_batches(path, needs, optional or {}), spool)
     return LogFile(path, stored=spool)
 
 
@@ -134,7 +141,11 @@ def _parquet_batches(
         raise ValueError(_damaged(path, error)) from error
 
 
-def _csv_batches(path: Path, needs: Mapping[str, tuple[Need, ...]]) -> Iterator[pa.RecordBatch]:
+def _csv_batches(
+    path: Path,
+    needs: Mapping[str, tuple[Need, ...]],
+    optional: Mapping[str, tuple[Need, ...]],
+) -> Iterator[pa.RecordBatch]:
     reading = pacsv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
     parsing = pacsv.ParseOptions(delimiter="\t" if ".tsv" in path.suffixes else ",")
     nulls = {"null_values": _CSV_NULLS, "strings_can_be_null": True}
@@ -143,6 +154,7 @@ def _csv_batches(path: Path, needs: Mapping[str, tuple[Need, ...]]) -> Iterator[
             found = first.schema
     except pa.ArrowException as error:
         raise ValueError(_damaged(path, error)) from error
+    needs = _with_optional(found, needs, optional)
     _check_columns(path, found, needs)
     converting = pacsv.ConvertOptions(
         include_columns=list(needs), column_types=_csv_types(found, needs), **nulls
@@ -168,6 +180,17 @@ def _csv_types(found: pa.Schema, needs: Mapping[str, tuple[Need, ...]]) -> dict[
         elif pa.types.is_null(types[name]):
             types[name] = pa.int64() if "time" in wanted else pa.string()
     return types
+
+
+def _with_optional(
+    found: pa.Schema,
+    needs: Mapping[str, tuple[Need, ...]],
+    optional: Mapping[str, tuple[Need, ...]],
+) -> dict[str, tuple[Need, ...]]:
+    also = {name: wanted for name, wanted in optional.items() if name in found.names}
+    return {
+        name: (*needs.get(name, ()), *also.get(name, ())) for name in dict.fromkeys([*needs, *also])
+    }
 
 
 def _check_columns(path: Path, found: pa.Schema, needs: Mapping[str, tuple[Need, ...]]) -> None:

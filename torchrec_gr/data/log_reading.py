@@ -11,7 +11,7 @@ from torchrec_gr.data.columns import Columns
 from torchrec_gr.data.log_file import LogFile, Need
 from torchrec_gr.data.log_source import LogSource, TemporalSplit
 from torchrec_gr.data.split_names import SplitNames, split_names
-from torchrec_gr.schema.feature_schema import TICKS_PER_SECOND, Feature, Role
+from torchrec_gr.schema.feature_schema import TICKS_PER_SECOND, Feature, FeatureSchema, Role
 from torchrec_gr.sequences.request_batch import NO_AGE, NO_TIME
 
 
@@ -35,9 +35,20 @@ def event_needs(source: LogSource) -> dict[str, tuple[Need, ...]]:
     return _grouped(needs + [(f.column, _need(f)) for f in features(source, "history")])
 
 
+def past_needs(schema: FeatureSchema) -> dict[str, tuple[Need, ...]]:
+    """Which columns the computed features are computed from, and as what they are read.
+
+    The files of rows have them all; one of events need not.
+    """
+    keys: list[tuple[str | None, Need]] = []
+    keys += [(column, "id") for feature in schema.computed for column in feature.over]
+    return _grouped(list(dict.fromkeys(keys + [(f.of, "label") for f in schema.computed])))
+
+
 def features(source: LogSource, *roles: Role) -> list[Feature]:
-    """The features of some roles, categorical and dense."""
-    return [feature for feature in source.schema.features if feature.role in roles]
+    """The features of some roles that are read, categorical and dense."""
+    read = (feature for feature in source.schema.features if not feature.is_computed)
+    return [feature for feature in read if feature.role in roles]
 
 
 def row_roles(source: LogSource) -> tuple[Role, ...]:

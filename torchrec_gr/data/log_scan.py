@@ -17,6 +17,7 @@ from torchrec_gr.data.log_reading import (
     event_needs,
     event_splits,
     features,
+    past_needs,
     read_all,
     read_times,
     row_needs,
@@ -58,7 +59,7 @@ class LogScan:
     Args:
         files: of rows, readable in small blocks.
         event_files: the same of further events.
-        builders: table -> the ids of the training window, counted.
+        builders: table -> the ids of the training window, counted; not of tables of buckets.
         users: the users of rows and events, counted.
         splits: the names that occur.
         blocks: of the rows.
@@ -88,8 +89,10 @@ def scan(source: LogSource, spool_folder: Path) -> LogScan:
     """
     scanner = _Scanner(source)
     of_rows, of_events = row_needs(source, *row_roles(source)), event_needs(source)
-    files = _open(source.rows, of_rows, spool_folder, "rows")
-    event_files = _open(source.events, of_events, spool_folder, "events")
+    of_past = past_needs(source.schema)
+    all_of_rows = {c: (*of_rows.get(c, ()), *of_past.get(c, ())) for c in (*of_rows, *of_past)}
+    files = _open(source.rows, all_of_rows, {}, spool_folder, "rows")
+    event_files = _open(source.events, of_events, of_past, spool_folder, "events")
     block_counts = [scanner.rows(columns) for columns in read_all(files, list(of_rows))]
     event_counts = [scanner.events(columns) for columns in read_all(event_files, list(of_events))]
 
@@ -115,7 +118,12 @@ class _Scanner:
 
     def __init__(self, source: LogSource) -> None:
         self.source = source
-        self.builders = {table.name: VocabularyBuilder(table) for table in source.schema.tables}
+        of_buckets = {feature.table for feature in source.schema.computed}
+        self.builders = {
+            table.name: VocabularyBuilder(table)
+            for table in source.schema.tables
+            if table.name not in of_buckets
+        }
         self.users = VocabularyBuilder(Table(source.schema.user or ""))
         self.counts: Counter[str] = Counter()
         self.first_time, self.last_time = np.iinfo(np.int64).max, np.iinfo(np.int64).min
@@ -168,10 +176,14 @@ class _Scanner:
 
 
 def _open(
-    paths: Sequence[Path], needs: dict[str, tuple[Need, ...]], spool_folder: Path, name: str
+    paths: Sequence[Path],
+    needs: dict[str, tuple[Need, ...]],
+    optional: dict[str, tuple[Need, ...]],
+    spool_folder: Path,
+    name: str,
 ) -> list[LogFile]:
     return [
-        open_log_file(Path(path), needs, spool_folder / f"{name}-{i}.parquet")
+        open_log_file(Path(path), needs, spool_folder / f"{name}-{i}.parquet", optional)
         for i, path in enumerate(paths)
     ]
 

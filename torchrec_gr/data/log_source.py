@@ -56,7 +56,7 @@ class LogSource:
         split: which rows train, validate and test.
         events: parquet or csv files of further history events that are never scored: the user, time
             and history columns. A time that is not known is NO_TIME; equal times keep the files'
-            order, `events` before `rows`.
+            order, `events` before `rows`. They count for computed features whose columns they have.
         rows_are_events: a row becomes history of the same user's later rows.
         event_split: string column of `events` that says which split an event belongs to. Needed
             with a ColumnSplit; with a TemporalSplit the event's time decides.

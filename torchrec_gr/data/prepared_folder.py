@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from torchrec_gr.data.columns import Columns
+from torchrec_gr.data.cross_buckets import bucket_vocabulary
+from torchrec_gr.data.cross_writing import write_crosses
 from torchrec_gr.data.encoding import encode_features, encode_users
 from torchrec_gr.data.event_store import EventSorter, EventStore
 from torchrec_gr.data.log_reading import (
@@ -32,8 +34,9 @@ from torchrec_gr.schema.vocabulary import OUT_OF_VOCABULARY, Vocabulary, Vocabul
 MANIFEST = "manifest.json"
 USERS = "users.parquet"
 EVENTS = "events"
+CROSSES = "crosses"
 
-_FORMAT = 2  # of the files in a prepared folder; one of another format is not opened
+_FORMAT = 3  # of the files in a prepared folder; one of another format is not opened
 
 
 def write_prepared(source: LogSource, folder: Path, previous: Mapping[str, Vocabulary]) -> None:
@@ -51,6 +54,10 @@ def write_prepared(source: LogSource, folder: Path, previous: Mapping[str, Vocab
     vocabularies = {
         name: builder.build(previous.get(name)) for name, builder in found.builders.items()
     }
+    for feature in source.schema.computed:
+        if feature.table:
+            assert feature.statistic is not None  # that makes it computed
+            vocabularies[feature.table] = bucket_vocabulary(feature.table, feature.statistic)
     for name, path in vocabulary_paths(source, folder):
         vocabularies[name].save(path)
     users = found.users.build() if source.schema.user is not None else None
@@ -58,6 +65,8 @@ def write_prepared(source: LogSource, folder: Path, previous: Mapping[str, Vocab
     if users is not None:
         users.save(folder / USERS)
         counts["users"] = users.num_rows - 1
+    if source.schema.computed:
+        write_crosses(source, found, folder / CROSSES)
     if users is not None and source.has_history:
         _write_events(source, found, vocabularies, users, folder / EVENTS)
         store = EventStore.load(folder / EVENTS, source.schema, found.splits)
@@ -145,11 +154,11 @@ def _vocabulary_counts(
     vocabularies: Mapping[str, Vocabulary], builders: Mapping[str, VocabularyBuilder]
 ) -> dict[str, int]:
     counts = {}
-    for name, vocabulary in vocabularies.items():
-        counts[f"ids in table {name}"] = vocabulary.num_rows - 1
-        num_rare = int(vocabulary.counts[OUT_OF_VOCABULARY]) - builders[name].num_null
+    for name, builder in builders.items():
+        counts[f"ids in table {name}"] = vocabularies[name].num_rows - 1
+        num_rare = int(vocabularies[name].counts[OUT_OF_VOCABULARY]) - builder.num_null
         if num_rare:
-            min_count = builders[name].table.min_count
+            min_count = builder.table.min_count
             counts[
                 f"training values of table {name} seen under {min_count} times, taken for unknown"
             ] = num_rare

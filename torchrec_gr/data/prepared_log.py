@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchrec_gr.data.columns import Columns
+from torchrec_gr.data.cross_features import CrossFeatures
 from torchrec_gr.data.encoding import encode_features, encode_users
 from torchrec_gr.data.event_store import EventStore
 from torchrec_gr.data.log_file import LogFile
@@ -19,6 +20,7 @@ from torchrec_gr.data.log_reading import features, read_item_ages, read_times, r
 from torchrec_gr.data.log_scan import Block
 from torchrec_gr.data.log_source import TEST, VALIDATION, LogSource, TemporalSplit
 from torchrec_gr.data.prepared_folder import (
+    CROSSES,
     EVENTS,
     MANIFEST,
     USERS,
@@ -28,7 +30,7 @@ from torchrec_gr.data.prepared_folder import (
     write_prepared,
 )
 from torchrec_gr.data.rows import Rows
-from torchrec_gr.schema.feature_schema import FeatureSchema, nearest_valid
+from torchrec_gr.schema.feature_schema import FeatureSchema, Role, nearest_valid
 from torchrec_gr.schema.vocabulary import Vocabulary
 
 
@@ -45,6 +47,7 @@ class PreparedLog:
         files: the files of rows, readable in blocks.
         blocks: of the rows, in the log's order.
         counts: what was found, dropped or mended, and how often.
+        crosses: the computed features; None where the schema has none.
     """
 
     source: LogSource
@@ -55,6 +58,7 @@ class PreparedLog:
     files: list[LogFile]
     blocks: list[Block]
     counts: dict[str, int]
+    crosses: CrossFeatures | None = None
 
     @property
     def schema(self) -> FeatureSchema:
@@ -105,16 +109,20 @@ class PreparedLog:
         place = self.splits.index(split)
         return sum(block.counts[place] for block in self.blocks)
 
-    def read_block(self, index: int) -> Rows:
-        """Reads and encodes the rows of `blocks[index]`.
+    def read_block(self, index: int, roles: tuple[Role, ...] = ("contextual", "candidate")) -> Rows:
+        """Reads and encodes the rows of `blocks[index]`; `crosses` fills computed features in.
+
+        Args:
+            index: of the block.
+            roles: whose features are read.
 
         Raises:
             ValueError: the file is damaged or has changed since the log was prepared.
         """
         block = self.blocks[index]
-        columns = self._columns(block, row_needs(self.source, "contextual", "candidate"))
+        columns = self._columns(block, row_needs(self.source, *roles))
         times = read_times(self.source, columns)
-        row_features = features(self.source, "contextual", "candidate")
+        row_features = features(self.source, *roles)
         encoded = encode_features(columns, row_features, self.vocabularies)
         return Rows(
             user_index=encode_users(columns, self.schema.user, self.users),
@@ -124,7 +132,25 @@ class PreparedLog:
             dense={f.name: encoded[f.name] for f in row_features if f.kind == "dense"},
             source_rows=np.arange(block.first_row, block.first_row + block.num_rows),
             split=row_splits(self.source, columns, times).codes(self.splits),
-            item_ages=read_item_ages(self.source, columns, times),
+            item_ages=(
+                read_item_ages(self.source, columns, times) if "candidate" in roles else None
+            ),
+        )
+
+    def without_cross_features(self) -> PreparedLog:
+        """The same log for a model that reads no computed feature."""
+        schema, computed = self.schema, self.schema.computed
+        of_buckets = {feature.table for feature in computed if feature.table}
+        read = dataclasses.replace(
+            schema,
+            features=tuple(f for f in schema.features if not f.is_computed),
+            tables=tuple(table for table in schema.tables if table.name not in of_buckets),
+        )
+        return dataclasses.replace(
+            self,
+            source=dataclasses.replace(self.source, schema=read),
+            vocabularies={n: v for n, v in self.vocabularies.items() if n not in of_buckets},
+            crosses=None,
         )
 
     def gauc_refusal(self, history_as_of: str) -> str | None:
@@ -220,4 +246,7 @@ def _open(source: LogSource, folder: Path) -> PreparedLog:
             Block(**{**block, "counts": tuple(block["counts"])}) for block in manifest["blocks"]
         ],
         counts=manifest["counts"],
+        crosses=CrossFeatures.load(folder / CROSSES, source.schema)
+        if source.schema.computed
+        else None,
     )

@@ -11,11 +11,12 @@ from torchrec_gr.data.log_source import TRAIN
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.data.segments import Cut, Segmenter, Segments
 from torchrec_gr.data.shuffle import NEGATIVES, SEQUENCES, generator
-from torchrec_gr.data.step_loader import StepLoader, fingerprint
+from torchrec_gr.data.sliced_loader import SlicedLoader
+from torchrec_gr.data.step_loader import fingerprint
 from torchrec_gr.sequences.request_batch import RequestBatch, negative_key
 
 
-class SequenceLoader(StepLoader[RequestBatch]):
+class SequenceLoader(SlicedLoader[RequestBatch]):
     """Reads the users' events as sequences, in random order.
 
     A batch is a RequestBatch without candidates; a user whose events are cut into several segments

@@ -10,7 +10,7 @@ import numpy as np
 WINDOW_ROWS = 1 << 20
 """Rows that are permuted together, and so held in memory together."""
 
-BLOCKS, ROWS, SEQUENCES, NEGATIVES, SHIFTS = range(5)
+BLOCKS, ROWS, SEQUENCES, NEGATIVES, SHIFTS, LENGTHS, EVENTS = range(7)
 """What a generator is for: no two purposes share a stream."""
 
 

@@ -47,6 +47,10 @@ class SplitRows:
         """The rows in the order of one epoch; without a seed, in the log's."""
         return EpochRows(self, windows(self._counts, seed, epoch, WINDOW_ROWS), seed, epoch)
 
+    def chunks(self) -> list[Window]:
+        """The windows in the log's order, which hold the same rows in every epoch."""
+        return windows(self._counts, None, 0, WINDOW_ROWS)
+
     def groups(self, rows: Rows) -> np.ndarray:
         """[N] int64: which rows are kept together."""
         if self._known_before is None:
@@ -58,12 +62,18 @@ class SplitRows:
         if blocks != self._decoded:
             # The last window is let go first: two would need twice the memory.
             self._decoded, self._rows = (), join_rows(self.schema, [])
-            self._rows = join_rows(self.schema, [self._of_block(block) for block in blocks])
+            self._rows = join_rows(
+                self.schema, [self._of_split(self._log.read_block(block)) for block in blocks]
+            )
             self._decoded = blocks
         return self._rows
 
-    def _of_block(self, block: int) -> Rows:
-        rows = self._log.read_block(block)
+    def context_of_blocks(self, blocks: tuple[int, ...]) -> Rows:
+        """The same rows without their candidates; they are not kept."""
+        read = (self._log.read_block(block, ("contextual",)) for block in blocks)
+        return join_rows(self.schema, [self._of_split(rows) for rows in read])
+
+    def _of_split(self, rows: Rows) -> Rows:
         return rows.take(rows.split == self._code)
 
 

@@ -17,17 +17,15 @@ BatchT = TypeVar("BatchT", covariant=True)
 class StepLoader(abc.ABC, Generic[BatchT]):
     """Yields one epoch's batches, the same number on every rank, from any step on.
 
-    Step k of an epoch takes units `order[k * batch_size : (k + 1) * batch_size]` of a global order
-    that the seed and the epoch decide; rank r takes the r-th of `world_size` contiguous slices of
-    them, as equal as can be. So neither the order nor the steps depend on the number of ranks.
+    The seed and the epoch decide a global order; each step takes the next stretch of it, and each
+    rank a contiguous slice of the step's. So neither the order nor the steps depend on the number
+    of ranks.
 
     Iterating goes on from the position (`epoch`, `step`), which counts the batches handed out; the
     end of an epoch is the start of the next. A train pipeline fetches ahead: whoever saves a
     position says which steps were trained (`state_at`) instead of asking how many were handed out.
 
     Args:
-        num_units: rows or sequences of one epoch, over all ranks.
-        batch_size: of them in one step, over all ranks.
         seed: of the order; None for the log's own.
         rank, world_size: of this process.
         settings: what a saved position depends on; a position saved under others is refused.
@@ -38,35 +36,29 @@ class StepLoader(abc.ABC, Generic[BatchT]):
 
     def __init__(
         self,
-        num_units: int,
         *,
-        batch_size: int,
         seed: int | None,
         rank: int,
         world_size: int,
         settings: Mapping[str, object],
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in 0..{world_size - 1} (world_size), got {rank}")
         if seed is not None and seed < 0:
             raise ValueError(f"seed must be at least 0, got {seed}")
-        self.num_units = num_units
-        self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
         self.step = 0
         self.counts: Counter[str] = Counter()
-        settings = {"batch_size": batch_size, "seed": seed, **settings}
+        settings = {"seed": seed, **settings}
         self._settings = {name: str(value) for name, value in settings.items()}
 
     @property
+    @abc.abstractmethod
     def num_steps(self) -> int:
-        """Steps of one epoch; the last one may be smaller."""
-        return -(-self.num_units // self.batch_size)
+        """Steps of one epoch, the same on every rank and in every epoch."""
 
     def __iter__(self) -> Iterator[BatchT]:
         epoch, first_step = self.epoch, self.step
@@ -109,15 +101,6 @@ class StepLoader(abc.ABC, Generic[BatchT]):
                     f"{ours!r}: go on with the same log and settings, or start a new run"
                 )
         self.seek(int(state["epoch"]), int(state["step"]))
-
-    def _slice(self, step: int) -> tuple[int, int]:
-        """This rank's slice of the epoch's order in one step; may be empty."""
-        first = step * self.batch_size
-        num_units = min(self.batch_size, self.num_units - first)
-        return (
-            first + num_units * self.rank // self.world_size,
-            first + num_units * (self.rank + 1) // self.world_size,
-        )
 
 
 def fingerprint(log: PreparedLog) -> str:

@@ -3,82 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
-Role = Literal["contextual", "history", "candidate"]
-Kind = Literal["categorical", "dense"]
-Transform = Literal["none", "log1p"]
-TimeUnit = Literal["us", "ms", "s", "order"]
+from torchrec_gr.schema.feature import (
+    KINDS,
+    ROLES,
+    STATISTICS,
+    TICKS_PER_SECOND,
+    TIME_UNITS,
+    TRANSFORMS,
+    Feature,
+    Kind,
+    Role,
+    SchemaError,
+    Statistic,
+    Table,
+    TimeUnit,
+    Transform,
+    check_feature,
+    check_word,
+    nearest_valid,
+    unique,
+)
 
-ROLES: tuple[Role, ...] = ("contextual", "history", "candidate")
-KINDS: tuple[Kind, ...] = ("categorical", "dense")
-TRANSFORMS: tuple[Transform, ...] = ("none", "log1p")
-TIME_UNITS: tuple[TimeUnit, ...] = ("us", "ms", "s", "order")
-TICKS_PER_SECOND = {"us": 1_000_000, "ms": 1_000, "s": 1}
-"""Time unit -> how many of it are a second; an order has no seconds."""
-
-
-class SchemaError(ValueError):
-    """A schema that contradicts itself or names something that does not exist."""
-
-
-def nearest_valid(what: str, given: object, valid: Iterable[str]) -> str:
-    """Says that `given` is not a valid `what`, and which valid word is nearest to it."""
-    words, given_word = sorted(valid), str(given)
-
-    def likeness(word: str) -> tuple[float, bool]:
-        ratio = difflib.SequenceMatcher(None, given_word, word).ratio()
-        return ratio, sorted(word) == sorted(given_word)  # of equals, the one of the same letters
-
-    close = difflib.get_close_matches(given_word, words, n=3, cutoff=0.4)
-    hint = f"did you mean {max(close, key=likeness)!r}? " if close else ""
-    return f"unknown {what} {given!r}: {hint}valid: {', '.join(words) or '(none)'}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """One embedding table, shared by every categorical feature that names it.
-
-    Args:
-        name: the table's name, and its name in TorchRec's state dicts.
-        min_count: ids seen fewer times than this in the training window share the
-            out-of-vocabulary row 0.
-    """
-
-    name: str
-    min_count: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Feature:
-    """One feature: where it is read, what part it plays, how it becomes a number or a row.
-
-    Args:
-        name: its key in a batch; unique in the schema.
-        role: "contextual" (of the request), "history" (of an event) or "candidate".
-        kind: "categorical" (looked up in `table`) or "dense" (a number).
-        column: the log's column; default: `name`.
-        table: the table of a categorical feature; default: `column`.
-        transform: of a dense feature; "log1p" is sign(x) * log(1 + |x|).
-    """
-
-    name: str
-    role: Role
-    kind: Kind = "categorical"
-    column: str = ""
-    table: str = ""
-    transform: Transform = "none"
-
-    def __post_init__(self) -> None:
-        if not self.column:
-            object.__setattr__(self, "column", self.name)
-        if self.kind == "categorical" and not self.table:
-            object.__setattr__(self, "table", self.column)
+__all__ = [
+    "KINDS",
+    "ROLES",
+    "STATISTICS",
+    "TICKS_PER_SECOND",
+    "TIME_UNITS",
+    "TRANSFORMS",
+    "Feature",
+    "FeatureSchema",
+    "Kind",
+    "Role",
+    "SchemaError",
+    "Statistic",
+    "Table",
+    "TimeUnit",
+    "Transform",
+    "nearest_valid",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +71,8 @@ class FeatureSchema:
         side_target: low-cardinality history feature predicted beside it.
         item_time: column of the time at which the row's candidate came into being, in the unit of
             `time`; null where it is not known. A batch then has the candidates' ages.
+        request_features: contextual features that change from request to request; in a sequence of
+            several requests each candidate has its own.
 
     Raises:
         SchemaError: a contradiction, or a name that does not exist (with the nearest valid one).
@@ -119,6 +90,7 @@ class FeatureSchema:
     target: str | None = None
     side_target: str | None = None
     item_time: str | None = None
+    request_features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self)
@@ -143,6 +115,11 @@ class FeatureSchema:
         return None
 
     @property
+    def computed(self) -> tuple[Feature, ...]:
+        """The features that are computed from the log's past, in order."""
+        return tuple(f for f in self.features if f.is_computed)
+
+    @property
     def item(self) -> Feature | None:
         """The candidate feature that is the item: the one that shares the target's table."""
         return self.candidate_of(self.target) if self.target else None
@@ -159,9 +136,8 @@ class FeatureSchema:
             if key not in known:
                 raise SchemaError(f"a schema needs {key!r}: it has {', '.join(known) or 'nothing'}")
         known["labels"] = tuple(known["labels"])
-        known["features"] = tuple(
-            Feature(**_known_fields(Feature, f, "feature key")) for f in known["features"]
-        )
+        known["request_features"] = _names(known.get("request_features", ()), "request_features")
+        known["features"] = tuple(map(_feature, known["features"]))
         known["tables"] = tuple(
             Table(**_known_fields(Table, t, "table key")) for t in known.get("tables", ())
         )
@@ -192,6 +168,18 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _feature(values: object) -> Feature:
+    known = _known_fields(Feature, values, "feature key")
+    known["over"] = _names(known.get("over", ()), f"over of feature {known.get('name')!r}")
+    return Feature(**known)
+
+
+def _names(values: object, what: str) -> tuple[str, ...]:
+    if not isinstance(values, (list, tuple)):
+        raise SchemaError(f"{what} must be a list of names, got {values!r}: write [{values}]")
+    return tuple(values)
+
+
 def _known_fields(cls: type, values: object, what: str) -> dict[str, Any]:
     if not isinstance(values, Mapping):
         raise SchemaError(f"expected a mapping of {what}s, got {values!r}")
@@ -205,13 +193,15 @@ def _known_fields(cls: type, values: object, what: str) -> dict[str, Any]:
 def _check(schema: FeatureSchema) -> None:
     if not schema.labels:
         raise SchemaError("a schema needs at least one label column")
-    _check_word("time_unit", schema.time_unit, TIME_UNITS)
+    check_word("time_unit", schema.time_unit, TIME_UNITS)
     if schema.max_history < 1:
         raise SchemaError(f"max_history must be at least 1, got {schema.max_history}")
-    tables = _unique("table", [t.name for t in schema.tables])
-    names = _unique("feature", [f.name for f in schema.features])
+    tables = unique("table", (t.name for t in schema.tables))
+    names = unique("feature", (f.name for f in schema.features))
     for feature in schema.features:
-        _check_feature(feature, tables)
+        check_feature(feature, tables)
+    for feature in schema.computed:
+        _check_computed(schema, feature)
     if schema.of("history") or schema.of("history", "dense"):
         for key in ("user", "time"):
             if getattr(schema, key) is None:
@@ -225,31 +215,24 @@ def _check(schema: FeatureSchema) -> None:
         )
     for key in ("target", "side_target"):
         _check_target(schema, key, names)
+    contextual = {f.name for f in schema.features if f.role == "contextual"}
+    for name in unique("request feature", schema.request_features):
+        if name not in contextual:
+            raise SchemaError(nearest_valid("contextual feature", name, contextual))
 
 
-def _check_word(what: str, given: str, valid: tuple[str, ...]) -> None:
-    if given not in valid:
-        raise SchemaError(nearest_valid(what, given, valid))
-
-
-def _unique(what: str, names: list[str]) -> set[str]:
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise SchemaError(f"{what} {sorted(twice)[0]!r} is declared twice")
-    return set(names)
-
-
-def _check_feature(feature: Feature, tables: set[str]) -> None:
-    _check_word(f"role of feature {feature.name!r}", feature.role, ROLES)
-    _check_word(f"kind of feature {feature.name!r}", feature.kind, KINDS)
-    _check_word(f"transform of feature {feature.name!r}", feature.transform, TRANSFORMS)
-    if feature.kind == "dense" and feature.table:
-        raise SchemaError(f"feature {feature.name!r} is dense: it cannot have a table")
-    if feature.kind == "categorical" and feature.transform != "none":
-        raise SchemaError(f"feature {feature.name!r} is categorical: it cannot have a transform")
-    if feature.kind == "categorical" and feature.table not in tables:
+def _check_computed(schema: FeatureSchema, feature: Feature) -> None:
+    name = f"computed feature {feature.name!r}"
+    if schema.time is None or schema.time_unit == "order":
         raise SchemaError(
-            nearest_valid(f"table of feature {feature.name!r}", feature.table, tables)
+            f"{name} needs `time` in us, ms or s, which says what is earlier in the whole log: got "
+            f"time {schema.time!r} in {schema.time_unit!r}"
+        )
+    others = [f.name for f in schema.features if f.table and f.table == feature.table]
+    if len(others) > 1:
+        raise SchemaError(
+            f"{name} needs a table of its own, whose rows are its buckets: table "
+            f"{feature.table!r} is that of features {', '.join(others)}"
         )
 
 

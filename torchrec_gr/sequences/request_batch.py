@@ -54,7 +54,7 @@ class RequestBatch(_TensorFields):
         contextual, history, candidates, negatives: which key is which.
         num_candidates: [U] int64.
         history_times: [T] int64, NO_TIME where the log knows only an order.
-        candidate_times: [C] int64.
+        candidate_times: [C] int64, the moments that the candidates' histories end before.
         num_static: [U] int64, how many leading history events are long-term.
         dense_contextual, dense_history, dense_candidates: [U, F], [T, F], [C, F] float32 or None.
         labels: [C, tasks] float32, None in generative pretraining.

@@ -188,6 +188,36 @@ def test_options_change_the_schema_and_nothing_else(shared: Path, tmp_path: Path
         kuairand.load(shared, tmp_path / "a", max_history=0)
 
 
+def test_further_tasks_follow_the_label(official: Path, tmp_path: Path) -> None:
+    schema = kuairand.load(official, tmp_path, "is_click", tasks=["long_view"]).schema
+    assert schema.labels == ("is_click", "long_view")
+    assert schema.request_features == ("tab", "hour")
+    with pytest.raises(ValueError, match="'is_lik': did you mean 'is_like'"):
+        kuairand.load(official, tmp_path, tasks=["is_lik"])
+    with pytest.raises(ValueError, match="given twice: long_view, is_like, long_view"):
+        kuairand.load(official, tmp_path, tasks=["is_like", "long_view"])
+
+
+def test_cross_features_hold_the_histories_too(shared: Path, tmp_path: Path) -> None:
+    source = load_dataset("kuairand-pure", shared, tmp_path, cross_features=True)
+    log = _prepare(source, tmp_path)
+    assert log.crosses is not None
+    rows, events = _rows(source), pq.read_table(source.events[0]).to_pandas()
+    filled = log.crosses.fill(log.read_block(0), rows["time_ms"].to_numpy())
+    for i, row in rows.iterrows():
+        earlier = rows[rows["time_ms"] < row["time_ms"]]
+        of_user = [frame[frame["user_id"] == row["user_id"]] for frame in (events, earlier)]
+        count = sum(map(len, of_user))
+        assert filled.dense["count_user_id"][i] == pytest.approx(np.log1p(count))
+        # Neither surfaces nor clicks are known of the earlier histories.
+        on_surface = int((of_user[1]["tab"] == row["tab"]).sum())
+        assert filled.dense["count_user_id_tab"][i] == pytest.approx(np.log1p(on_surface))
+    counts = np.expm1(filled.dense["count_user_id"]).round().astype(int).tolist()
+    assert max(counts) > 1, counts
+    plain = kuairand.load(shared, tmp_path).schema
+    assert log.without_cross_features().schema == plain
+
+
 def test_a_surface_that_is_not_known_is_row_0(shared: Path, tmp_path: Path) -> None:
     source = kuairand.load(shared, tmp_path / "work", surface=True)
     log = _prepare(source, tmp_path / "work")

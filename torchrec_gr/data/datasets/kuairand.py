@@ -15,6 +15,7 @@ Videos" (CIKM 2022), the standard-policy log. What each column is taken for:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,14 @@ from torchrec_gr.data.datasets.canonical import (
     write_parquet,
 )
 from torchrec_gr.data.log_source import LogSource, TemporalSplit
-from torchrec_gr.schema.feature_schema import Feature, FeatureSchema, Table, nearest_valid
+from torchrec_gr.schema.feature_schema import (
+    Feature,
+    FeatureSchema,
+    Kind,
+    Statistic,
+    Table,
+    nearest_valid,
+)
 from torchrec_gr.sequences.request_batch import NO_TIME
 
 LABELS = ("long_view", "is_click", "is_like")
@@ -74,6 +82,11 @@ _USER_IDS = (
 )
 _USER_NUMBERS = ("follow_user_num", "fans_user_num", "friend_user_num", "register_days")
 _VIDEO_IDS = ("author_id", "tag", "video_type", "upload_type", "music_type")
+_CROSS_KEYS = (
+    ("user_id",),
+    ("video_id",),
+    ("user_id", "tab"),
+)
 _HISTORY = ("video_id", "author_id", "tag", "long_view", "is_like")
 
 
@@ -85,6 +98,8 @@ def load(
     surface: bool = False,
     max_history: int = 50,
     item_age: bool = False,
+    cross_features: bool = False,
+    tasks: Sequence[str] = (),
 ) -> LogSource:
     """Reads the official csv files, or a partial log as parquet with the users' earlier histories.
 
@@ -101,12 +116,19 @@ def load(
             earlier histories.
         max_history: how many newest events a history keeps.
         item_age: gives each impression the age of its video.
+        cross_features: gives each impression counts, rates and recencies of its user, its video and
+            what they have in common, from the past alone.
+        tasks: further labels, after `label`.
 
     Raises:
-        ValueError: an unknown label, or files that are missing or damaged.
+        ValueError: a label that is unknown or given twice, or files that are missing or damaged.
     """
-    if label not in LABELS:
-        raise ValueError(nearest_valid("label of data set 'kuairand-pure'", label, LABELS))
+    labels = (label, *tasks)
+    for name in labels:
+        if name not in LABELS:
+            raise ValueError(nearest_valid("label of data set 'kuairand-pure'", name, LABELS))
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"a label of data set 'kuairand-pure' is given twice: {', '.join(labels)}")
     logs = _find_logs(data_dir)
     users = _read_users(require_file(data_dir, "user_features_pure.csv", "user_features.parquet"))
     videos = _read_videos(
@@ -124,7 +146,7 @@ def load(
         events = (write_parquet(table, work_dir / "kuairand-pure_events.parquet"),)
     rows = pa.Table.from_pandas(_canonical(impressions, users, videos), preserve_index=False)
     return LogSource(
-        schema=_schema(label, surface, max_history, item_age),
+        schema=_schema(labels, surface, max_history, item_age, cross_features),
         rows=(write_parquet(rows, work_dir / "kuairand-pure_rows.parquet"),),
         split=TemporalSplit(validation_from=TEST_FROM - DAY_MS, test_from=TEST_FROM),
         events=events,
@@ -229,21 +251,28 @@ def _history_events(
     return pa.Table.from_pandas(joined, preserve_index=False), num_late
 
 
-def _schema(label: str, surface: bool, max_history: int, item_age: bool) -> FeatureSchema:
+def _schema(
+    labels: tuple[str, ...], surface: bool, max_history: int, item_age: bool, cross_features: bool
+) -> FeatureSchema:
     contextual = ("user_id", "tab", "hour", *_USER_IDS)
     candidate = ("video_id", *_VIDEO_IDS, "duration_bucket")
     history = (*_HISTORY, "tab") if surface else _HISTORY
+    crosses = _cross_features() if cross_features else []
     return FeatureSchema(
         name="kuairand-pure",
-        labels=(label,),
+        labels=labels,
         features=(
             *(Feature(name, "contextual") for name in contextual),
             *(Feature(name, "contextual", "dense", transform="log1p") for name in _USER_NUMBERS),
             *(Feature(name, "candidate") for name in candidate),
             Feature("duration_ms", "candidate", "dense", transform="log1p"),
             *(Feature(f"history_{name}", "history", column=name) for name in history),
+            *crosses,
         ),
-        tables=tuple(Table(name) for name in (*contextual, *candidate, "long_view", "is_like")),
+        tables=(
+            *(Table(name) for name in (*contextual, *candidate, "long_view", "is_like")),
+            *(Table(feature.table) for feature in crosses if feature.table),
+        ),
         user="user_id",
         time="time_ms",
         time_unit="ms",
@@ -252,4 +281,24 @@ def _schema(label: str, surface: bool, max_history: int, item_age: bool) -> Feat
         target="history_video_id",
         side_target="history_tag",
         item_time="upload_ms" if item_age else None,
+        request_features=("tab", "hour"),
     )
+
+
+def _cross_features() -> list[Feature]:
+    """Numbers and buckets of every key; of recency only the number."""
+    crosses: list[Feature] = []
+    for key in _CROSS_KEYS:
+        name = "_".join(key)
+        crosses.append(_cross("dense", f"recency_{name}", "recency", key))
+        forms: tuple[tuple[Kind, str], ...] = (("dense", ""), ("categorical", "_bucket"))
+        for kind, suffix in forms:
+            crosses.append(_cross(kind, f"count_{name}{suffix}", "count", key))
+            crosses += [_cross(kind, f"{of}_rate_{name}{suffix}", "rate", key, of) for of in LABELS]
+    return crosses
+
+
+def _cross(
+    kind: Kind, name: str, statistic: Statistic, key: tuple[str, ...], of: str | None = None
+) -> Feature:
+    return Feature(name, "candidate", kind, statistic=statistic, over=key, of=of)

@@ -1,0 +1,182 @@
+"""Rows of a log -> sequences: a user's exposures in a window of time, and their history."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchrec_gr.data.clock import period, ticks
+from torchrec_gr.data.event_store import EventStore
+from torchrec_gr.data.known_before import KnownBefore
+from torchrec_gr.data.rows import Rows
+from torchrec_gr.schema.feature_schema import FeatureSchema
+
+
+@dataclasses.dataclass(frozen=True)
+class UserWindows:
+    """S sequences of N rows.
+
+    Args:
+        order: [N] int64, the rows, sequence after sequence, oldest first.
+        offsets: [S + 1] int64; sequence s has the rows order[offsets[s]:offsets[s + 1]].
+        start, end: [S] int64; its history is events start[s]:end[s].
+        static_end: [S] int64; events start[s]:static_end[s] are long-term.
+        tokens: [S] int64: its contextual features, its events and its exposures.
+        is_split: [S] bool: it is the first of several that its window was split into.
+        is_truncated: [S] bool: the user has earlier events that the history leaves out.
+    """
+
+    order: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    static_end: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    is_split: NDArray[np.bool_]
+    is_truncated: NDArray[np.bool_]
+
+    @property
+    def num_sequences(self) -> int:
+        """S."""
+        return len(self.start)
+
+
+class UserWindower:
+    """Makes sequences of rows.
+
+    A sequence is the exposures of one user in one window, by time and then by the log's order. A
+    window is split where it has more than `max_candidates` exposures, and where a contextual
+    feature changes that is not one of `schema.request_features`, since a sequence has one value of
+    it. A row of no user is a sequence of its own.
+
+    The history holds the newest `schema.max_history` events that the first exposure knows, and
+    those that come to be known until the last one. Of more than `max_history + max_candidates` in
+    all only the newest are kept, so that the first exposures may see fewer.
+
+    Args:
+        schema: of the log.
+        events: of the log; None where it has no history.
+        known_before: gives a row's time the moment that its history ends before.
+        window_hours: the length of a window, counted by the schema's clock; None: one window.
+        max_candidates: exposures of a sequence.
+        real_time_hours: an event so long before what the first exposure knows is long-term, and one
+            without a time. Where the log knows only an order, what the first exposure knows is.
+
+    Raises:
+        ValueError: a number outside its range, or windows of hours in a log without times.
+    """
+
+    def __init__(
+        self,
+        schema: FeatureSchema,
+        events: EventStore | None,
+        known_before: KnownBefore,
+        *,
+        window_hours: float | None,
+        max_candidates: int,
+        real_time_hours: float,
+    ) -> None:
+        has_hours = schema.time is not None and schema.time_unit != "order"
+        if window_hours is not None and not has_hours:
+            raise ValueError(
+                "window_hours needs times, but this log has none or knows only an order: "
+                "use None, one window for all of a user's rows"
+            )
+        if window_hours is not None and not _is_length(schema, window_hours):
+            raise ValueError(f"window_hours must be a length of time or None, got {window_hours}")
+        if max_candidates < 1:
+            raise ValueError(f"max_candidates must be at least 1, got {max_candidates}")
+        if not 0 <= real_time_hours < math.inf:
+            raise ValueError(f"real_time_hours must be at least 0, got {real_time_hours}")
+        self.schema = schema
+        self.events = events
+        self.known_before = known_before
+        self.window_hours = window_hours
+        self.max_candidates = max_candidates
+        self._real_time = ticks(schema, real_time_hours) if has_hours else 0
+
+    @property
+    def num_contextual(self) -> int:
+        """Contextual tokens of a sequence."""
+        return len(sequence_features(self.schema))
+
+    def windows(self, rows: Rows) -> UserWindows:
+        """The sequences of some rows, by user and time.
+
+        Args:
+            rows: N of one split, with their contextual features at least.
+        """
+        window = self._windows(rows.times)
+        order = np.lexsort((rows.times, window, rows.user_index))
+        first, is_split = self._firsts(rows, window, order)
+        offsets = np.append(first, len(rows))
+        start, static_end, end, is_truncated = self._histories(rows, order, offsets)
+        return UserWindows(
+            order=order,
+            offsets=offsets,
+            start=start,
+            end=end,
+            static_end=static_end,
+            tokens=self.num_contextual + (end - start) + np.diff(offsets),
+            is_split=is_split,
+            is_truncated=is_truncated,
+        )
+
+    def _windows(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
+        if self.window_hours is None:
+            return np.zeros_like(times)
+        return period(self.schema, times, self.window_hours)
+
+    def _firsts(
+        self, rows: Rows, window: NDArray[np.int64], order: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Where sequences begin in `order`, and which of them begin a window that is split."""
+        user = rows.user_index[order]
+        begins_window = _changes(user) | _changes(window[order]) | (user < 0)
+        begins = begins_window.copy()
+        for name in sequence_features(self.schema):
+            values = rows.ids[name] if name in rows.ids else rows.dense[name]
+            begins |= _changes(values[order])
+        place = np.arange(len(order))
+        since = place - np.maximum.accumulate(np.where(begins, place, 0))
+        first = np.flatnonzero(since % self.max_candidates == 0)
+        whole = begins_window[first]
+        goes_on = ~np.append(whole[1:], True)[: len(first)]
+        return first, whole & goes_on
+
+    def _histories(
+        self, rows: Rows, order: NDArray[np.int64], offsets: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Where each sequence's history starts, its long-term part ends, and it ends; if cut."""
+        num_sequences = len(offsets) - 1
+        if self.events is None:
+            none = np.zeros(num_sequences, np.int64)
+            return none, none, none, np.zeros(num_sequences, np.bool_)
+        user = rows.user_index[order[offsets[:-1]]]
+        known_first = self.known_before(rows.times[order[offsets[:-1]]])
+        known_last = self.known_before(rows.times[order[offsets[1:] - 1]])
+        first, start, _ = self.events.before(user, known_first)
+        _, _, end = self.events.before(user, known_last)
+        start = np.maximum(start, end - (self.schema.max_history + self.max_candidates))
+        _, _, static_end = self.events.before(user, known_first - self._real_time)
+        return start, np.maximum(static_end, start), end, first < start
+
+
+def _is_length(schema: FeatureSchema, hours: float) -> bool:
+    return 0 < hours < math.inf and ticks(schema, hours) > 0
+
+
+def sequence_features(schema: FeatureSchema) -> list[str]:
+    """The contextual features of which a sequence has one value, categorical ones first."""
+    contextual = (*schema.of("contextual"), *schema.of("contextual", "dense"))
+    return [f.name for f in contextual if f.name not in schema.request_features]
+
+
+def _changes(values: np.ndarray) -> NDArray[np.bool_]:
+    """[N]: this one is not the one before it; the first is not."""
+    changes = np.ones(len(values), np.bool_)
+    changes[1:] = values[1:] != values[:-1]
+    return changes
