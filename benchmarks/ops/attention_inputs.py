@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from torchrec_gr.ops import AttentionBias, KeySpans
+from torchrec_gr.ops import AttentionBias, KeySpans, num_visible_pairs
 from torchrec_gr.sequences.visibility import causal, mtgr, ranking_targets
 
 NUM_HEADS = 4
@@ -173,20 +173,17 @@ def idle(inputs: AttentionInputs) -> AttentionInputs:
     )
 
 
-def num_visible_pairs(spans: KeySpans, offsets: Tensor) -> int:
-    """How many pairs there are of a query and a key that it sees; row b's queries are its keys."""
-    num_keys = offsets.diff().repeat_interleave(offsets.diff())
-    start, end = spans.start.clamp(min=0), spans.end.minimum(num_keys)
-    own = spans.own_or_trailing(offsets, offsets)
-    own_beside = (own >= 0) & ((own < start) | (own >= end))
-    return int((end - start).clamp(min=0).sum() + own_beside.sum())
-
-
 def useful_flops(inputs: AttentionInputs, backward: bool) -> int:
     """Those of visible pairs alone: two products forward, and backward five, q.k being anew."""
     products = 2 + 5 if backward else 2
     width = inputs.q.shape[2]
-    return products * 2 * width * NUM_HEADS * num_visible_pairs(inputs.spans, inputs.offsets)
+    return (
+        products
+        * 2
+        * width
+        * NUM_HEADS
+        * num_visible_pairs(inputs.spans, inputs.offsets, inputs.offsets)
+    )
 
 
 def _mtgr(offsets: Tensor) -> KeySpans:

@@ -63,7 +63,7 @@ def test_steps_do_not_depend_on_the_number_of_ranks(
         for r in range(world_size)
     ]
     for rows, *of_step in zip(expected, *ranks, strict=True):
-        assert flat(batch.source_rows.tolist() for batch in of_step) == rows
+        assert sorted(flat(batch.source_rows.tolist() for batch in of_step)) == sorted(rows)
         tokens = [int(b.num_history().sum() + b.num_candidates.sum()) for b in of_step]
         longest = max(int((b.num_history() + b.num_candidates).max()) for b in of_step)
         assert max(abs(share - sum(tokens) / world_size) for share in tokens) <= longest
@@ -72,7 +72,7 @@ def test_steps_do_not_depend_on_the_number_of_ranks(
 
 
 def test_a_rank_without_sequences_gets_one_empty_request(log: PreparedLog) -> None:
-    loader = WindowLoader(log, "train", batch_tokens=1, rank=0, world_size=2)
+    loader = WindowLoader(log, "train", batch_tokens=1, rank=1, world_size=2)
     batches = [batch for batch in loader if not len(batch.source_rows)]
     assert batches
     batch = batches[0]
@@ -107,7 +107,7 @@ def test_going_on_at_any_step_and_world_size_gives_the_same_batches(
 
     def steps(of_ranks: list[WindowLoader]) -> list[list[Sequence]]:
         return [
-            [sequence for sequence in sequences_read(of_step) if sequence.rows]
+            sorted(sequence for sequence in sequences_read(of_step) if sequence.rows)
             for of_step in zip(*of_ranks, strict=True)
         ]
 

@@ -18,7 +18,7 @@ class StepLoader(abc.ABC, Generic[BatchT]):
     """Yields one epoch's batches, the same number on every rank, from any step on.
 
     The seed and the epoch decide a global order; each step takes the next stretch of it, and each
-    rank a contiguous slice of the step's. So neither the order nor the steps depend on the number
+    rank a part of the step's. So neither the order nor the steps depend on the number
     of ranks.
 
     Iterating goes on from the position (`epoch`, `step`), which counts the batches handed out; the

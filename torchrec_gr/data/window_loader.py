@@ -11,6 +11,7 @@ from torchrec_gr.data.collate import Histories, collate_windows, ranges
 from torchrec_gr.data.known_before import HistoryAsOf, KnownBefore
 from torchrec_gr.data.log_source import TRAIN
 from torchrec_gr.data.prepared_log import PreparedLog
+from torchrec_gr.data.rank_shares import rank_shares
 from torchrec_gr.data.rows import Rows
 from torchrec_gr.data.shuffle import BLOCKS, EVENTS, LENGTHS, SEQUENCES, generator
 from torchrec_gr.data.split_rows import SplitRows
@@ -29,10 +30,10 @@ class WindowLoader(StepLoader[RequestBatch]):
     so a model must hide events that are not strictly earlier. `num_static` leading ones are
     long-term. The schema's `request_features` are among the candidates' (see `collate_windows`).
 
-    A batch holds about `batch_tokens` tokens over all ranks, and a rank its equal share, to within
-    a sequence; a rank that gets none has one empty request. Tokens are a sequence's contextual
-    features, events and exposures. With `stochastic_length` there are as many steps as without, and
-    the tokens that are left are cut into them.
+    A batch holds about `batch_tokens` tokens over all ranks, and each rank gets about as much work
+    of them (see `rank_shares`); one that gets none has one empty request. Tokens are a sequence's
+    contextual features, events and exposures. With `stochastic_length` there are as many steps as
+    without, and the tokens that are left are cut into them.
 
     Blocks are read about a million rows at a time, always the same ones together, and sequences do
     not reach over the borders of these chunks, so the number of steps is known from the start: for
@@ -175,10 +176,9 @@ class WindowLoader(StepLoader[RequestBatch]):
         self, rows: Rows, plan: _Plan, of_step: np.ndarray, epoch: int, step: int
     ) -> RequestBatch:
         """This rank's share of a step's sequences."""
-        ranks = token_cuts(plan.tokens[of_step], self.world_size)
-        first, end = ranks[self.rank], ranks[self.rank + 1]
-        histories = self._histories(plan, of_step, first, end, epoch, step)
-        mine, windows = of_step[first:end], plan.windows
+        places = rank_shares(plan.tokens[of_step], self.world_size)[self.rank]
+        histories = self._histories(plan, of_step, places, epoch, step)
+        mine, windows = of_step[places], plan.windows
         begin, stop = windows.offsets[mine], windows.offsets[mine + 1]
         rows = rows.take(windows.order[ranges(begin, stop)])
         known_before = self._known_before(rows.times)
@@ -192,10 +192,10 @@ class WindowLoader(StepLoader[RequestBatch]):
         )
 
     def _histories(
-        self, plan: _Plan, of_step: np.ndarray, first: int, end: int, epoch: int, step: int
+        self, plan: _Plan, of_step: np.ndarray, places: np.ndarray, epoch: int, step: int
     ) -> Histories:
-        """The histories of sequences first:end of a step."""
-        windows, mine = plan.windows, of_step[first:end]
+        """The histories of the sequences at some places of a step."""
+        windows, mine = plan.windows, of_step[places]
         start, static_end = windows.start[mine], windows.static_end[mine]
         index, lengths = ranges(start, windows.end[mine]), windows.end[mine] - start
         if self._stochastic is None:
@@ -203,10 +203,11 @@ class WindowLoader(StepLoader[RequestBatch]):
         assert self.log.events is not None  # checked
         assert self.seed is not None  # checked
         # Numbers are drawn for the whole step: who reads a sequence does not change its events.
-        num_before = (windows.end - windows.start)[of_step[:first]].sum()
-        drawn = generator(EVENTS, self.seed, epoch, step).random(num_before + len(index))
+        ends = np.cumsum((windows.end - windows.start)[of_step])
+        drawn = generator(EVENTS, self.seed, epoch, step).random(ends[-1])
+        drawn = drawn[ranges(ends[places] - lengths, ends[places])]
         times, kept = np.take(self.log.events.times, index), plan.num_kept[mine]
-        stays = keep_events(times, lengths, kept, drawn[num_before:])
+        stays = keep_events(times, lengths, kept, drawn)
         sequence = np.repeat(np.arange(len(mine)), lengths)
         is_static = stays & (index < static_end[sequence])
         num_static = np.bincount(sequence[is_static], minlength=len(mine))

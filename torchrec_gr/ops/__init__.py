@@ -15,6 +15,7 @@ except ImportError as error:
 from torchrec_gr.ops.attention_bias import AttentionBias
 from torchrec_gr.ops.attention_spans import KeySpans
 from torchrec_gr.ops.cpu_capability import cpu_capability
+from torchrec_gr.ops.flop_formulas import num_visible_pairs
 from torchrec_gr.ops.group_requests import group_requests
 from torchrec_gr.ops.hstu_attention import hstu_attention
 from torchrec_gr.ops.id_map import id_map_find, id_map_grow, id_map_insert_, id_map_remove_
@@ -41,6 +42,7 @@ __all__ = [
     "jagged_concat",
     "jagged_softmax_attention",
     "jagged_split",
+    "num_visible_pairs",
     "pool_rows",
     "route_ids",
     "rows_to_evict",

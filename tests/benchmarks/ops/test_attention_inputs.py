@@ -13,12 +13,11 @@ from benchmarks.ops.attention_inputs import (
     draw_inputs,
     draw_masks,
     idle,
-    num_visible_pairs,
     run,
     useful_flops,
 )
 from benchmarks.ops.attention_tables import FULL
-from torchrec_gr.ops import KeySpans
+from torchrec_gr.ops import KeySpans, num_visible_pairs
 from torchrec_gr.sequences.visibility import causal
 
 OFFSETS = torch.tensor([0, 0, 1, 4, 13, 13, 200])
@@ -43,7 +42,7 @@ def _counted(spans: KeySpans, offsets: torch.Tensor) -> int:
     ],
 )
 def test_visible_pairs_are_those_that_one_counts(spans: KeySpans) -> None:
-    assert num_visible_pairs(spans, OFFSETS) == _counted(spans, OFFSETS)
+    assert num_visible_pairs(spans, OFFSETS, OFFSETS) == _counted(spans, OFFSETS)
 
 
 def test_visible_pairs_of_spans_that_lie_outside_the_row() -> None:
@@ -53,7 +52,7 @@ def test_visible_pairs_of_spans_that_lie_outside_the_row() -> None:
     start, end = (torch.randint(-5, 16, lengths.shape, generator=draw).int() for _ in range(2))
     own = (torch.rand(lengths.shape, generator=draw) * (lengths + 1)).int() - 1
     for spans in (KeySpans(start, end), KeySpans(start, end, own)):
-        assert num_visible_pairs(spans, offsets) == _counted(spans, offsets)
+        assert num_visible_pairs(spans, offsets, offsets) == _counted(spans, offsets)
 
 
 def test_useful_flops_are_those_of_the_products_over_visible_pairs() -> None:
@@ -110,4 +109,4 @@ def test_idle_inputs_have_the_same_rows_and_one_pair_a_token() -> None:
     num_tokens = len(inputs.q)
     assert nothing.q.shape == nothing.k.shape == nothing.v.shape == (num_tokens, 1, 8)
     assert torch.equal(nothing.offsets, inputs.offsets)
-    assert num_visible_pairs(nothing.spans, nothing.offsets) == num_tokens
+    assert num_visible_pairs(nothing.spans, nothing.offsets, nothing.offsets) == num_tokens
