@@ -1,4 +1,4 @@
-"""Vanilla DLRM against two-stage models: several seeds, one split, a side-by-side report.
+"""Vanilla DLRM against generative models: several seeds, one split, a side-by-side report.
 
     python -m pipelines.compare --data synthetic --out runs/demo
     python -m pipelines.compare --data custom --data-dir logs --config mine.yaml --out runs/mine
@@ -49,6 +49,7 @@ from torchrec_gr.training.trainer import OnStep
 
 _MAY_GROW = (
     *("models", "strategies", "seeds", "dims", "pretrain_users", "epochs", "data_dir"),
+    "against",
     "variants",  # each of which stays what it is
 )
 """Settings that may change between two starts of one comparison."""
@@ -231,6 +232,7 @@ def _row(run: Run, result: EpochResult, pretrained: Pretrained | None) -> Result
         frozen=result.ranker.frozen,
         metrics={
             **_further({split: m.to_dict() for split, m in result.metrics.items()}),
+            **result.further,
             **result.diagnostic,
             **result.groups,
         },
@@ -251,13 +253,14 @@ def _further(metrics: Mapping[str, Mapping[str, object]]) -> dict[str, float]:
 def describe(log: PreparedLog, settings: Settings, command: str) -> RunInfo:
     """What the report says of the comparison besides its numbers."""
     return RunInfo(
-        title=f"{log.schema.name}: does pretraining beat vanilla DLRM?",
+        title=f"{log.schema.name}: what beats vanilla DLRM?",
         command=command,
         data={"label": log.schema.labels[0], "splits": ", ".join(log.splits), **log.counts},
         settings=to_plain(settings),
         environment=describe_environment(),
         epochs=settings.epochs,
         baseline_model=(settings.baseline or "dlrm").replace(":", "."),
+        against=tuple(model.replace(":", ".") for model in settings.against),
         bayes_auc=log.source.notes.get("bayes_auc"),
         remarks=_what_pretraining_sees(log, settings),
     )

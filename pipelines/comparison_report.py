@@ -14,6 +14,7 @@ from pipelines.comparison_summary import (
     Resampled,
     VariantSummary,
     chosen_rows,
+    differences_to,
     resample_runs,
     summarize,
 )
@@ -101,6 +102,7 @@ def _document(
     if summaries:
         yield from _summary(summaries, info)
         yield from _results(summaries, info)
+        yield from _against(summaries, resampled, info)
         yield from strategy_section(summaries, resampled)
         yield from cold
         yield from _further_metrics(summaries)
@@ -240,6 +242,17 @@ def _results(summaries: Sequence[VariantSummary], info: RunInfo) -> Iterator[Blo
     compared = [(s, s.baseline) for s in summaries if s.baseline is not None]
     if compared:
         yield tables.difference_table(compared, tables.baseline_name(info))
+
+
+def _against(
+    summaries: Sequence[VariantSummary], resampled: Resampled, info: RunInfo
+) -> Iterator[Block]:
+    """The differences to each further model that the others are to be compared with."""
+    for other in summaries:
+        if other.variant.model in info.against and other.variant.strategy == info.baseline_strategy:
+            compared = differences_to(other, summaries, resampled)
+            if compared:
+                yield tables.difference_table(compared, str(other.variant.model))
 
 
 def _further_metrics(summaries: Sequence[VariantSummary]) -> Iterator[Block]:

@@ -153,6 +153,19 @@ def summarize(
     )
 
 
+def differences_to(
+    other: VariantSummary, summaries: Iterable[VariantSummary], resampled: Resampled
+) -> list[tuple[VariantSummary, Difference]]:
+    """Every other trained variant of the same width, and its difference to this one."""
+    return [
+        (summary, difference(summary.chosen, other.chosen, resampled))
+        for summary in summaries
+        if summary.is_trained
+        and summary.variant != other.variant
+        and summary.variant.dim == other.variant.dim
+    ]
+
+
 def chosen_rows(rows: Iterable[ResultRow]) -> dict[RunKey, ResultRow]:
     """The epoch by which each run is judged: the highest validation AUC, the earliest of equals."""
     chosen: dict[RunKey, ResultRow] = {}

@@ -16,10 +16,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from torchrec_gr.data.columns import Columns
-from torchrec_gr.data.loader import RequestLoader
 from torchrec_gr.data.log_reading import read_all, read_times, row_needs, row_splits
 from torchrec_gr.data.log_source import TEST, TRAIN, VALIDATION
 from torchrec_gr.data.prepared_log import PreparedLog
+from torchrec_gr.data.step_loader import StepLoader
 from torchrec_gr.metrics import log_loss, normalized_entropy
 from torchrec_gr.schema.feature_schema import Feature, Table
 from torchrec_gr.schema.vocabulary import Vocabulary, VocabularyBuilder
@@ -123,9 +123,9 @@ class Diagnostic:
             of processes.
     """
 
-    def __init__(self, log: PreparedLog, make_loader: Callable[[str], RequestLoader]) -> None:
+    def __init__(self, log: PreparedLog, make_loader: Callable[[str], StepLoader[Any]]) -> None:
         self._buckets = FrequencyBuckets(log)
-        self._sample = TrainingSample(make_loader(TRAIN))
+        self._sample = TrainingSample(make_loader(TRAIN), log.num_rows(TRAIN))
 
     def measure(
         self, evaluate: Callable[[Loader], Predictions], scored: Mapping[str, Predictions]
@@ -159,16 +159,19 @@ class TrainingSample:
 
     Args:
         loader: of the training split; its order is set here.
+        num_rows: of the split.
     """
 
-    def __init__(self, loader: RequestLoader) -> None:
+    def __init__(self, loader: StepLoader[Any], num_rows: int) -> None:
         loader.seed = _SAMPLE_SEED
         self._loader = loader
+        self._num_rows = num_rows
 
     @property
     def num_steps(self) -> int:
-        """Steps, alike on every process."""
-        return min(self._loader.num_steps, -(-SAMPLE_ROWS // self._loader.batch_size))
+        """Steps, alike on every process: as many as hold SAMPLE_ROWS rows on average."""
+        num_steps = self._loader.num_steps
+        return min(num_steps, -(-SAMPLE_ROWS * num_steps // self._num_rows))
 
     def __iter__(self) -> Iterator[Any]:
         self._loader.seek(0, 0)
@@ -188,7 +191,8 @@ class TrainingSample:
 
 def _judged_by(log: PreparedLog) -> list[Feature]:
     """The features whose ids say how well a row is known."""
-    features = [*log.schema.of("contextual"), *log.schema.of("candidate")]
+    given = [*log.schema.of("contextual"), *log.schema.of("candidate")]
+    features = [feature for feature in given if not feature.is_computed]
     num_ids = {f.name: log.table_rows[f.table] - 1 for f in features}
     many = [f for f in features if num_ids[f.name] > _MANY_IDS]
     return many or sorted(features, key=lambda f: num_ids[f.name])[-1:]

@@ -34,6 +34,17 @@ class SplitMetrics:
         return dataclasses.asdict(self)
 
 
+def measure_further_labels(log: PreparedLog, scored: Predictions) -> dict[str, float]:
+    """`auc_<label>` and `ne_<label>` of each label after the first that has both classes."""
+    measured: dict[str, float] = {}
+    for task, name in list(enumerate(log.schema.labels))[1:]:
+        labels, logits = scored.labels[:, task], scored.logits[:, task]
+        if labels.min() < labels.max():
+            measured[f"auc_{name}"] = auc(labels, logits)
+            measured[f"ne_{name}"] = normalized_entropy(labels, logits)
+    return measured
+
+
 def measure(log: PreparedLog, scored: Predictions, history_as_of: str) -> SplitMetrics:
     """Computes every metric of a split; GAUC only where it is sound on this log.
 

@@ -15,23 +15,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from pipelines.batch_norm import synchronised
 from pipelines.cold_rows import RowFacts, measure_groups
 from pipelines.command_line import parse, report_errors
 from pipelines.diagnostic import Diagnostic
-from pipelines.evaluation import SplitMetrics, measure
+from pipelines.evaluation import SplitMetrics, measure, measure_further_labels
 from pipelines.model_name import parse_model
-from pipelines.open_log import open_log
+from pipelines.open_log import as_read, open_log
 from pipelines.rankers import Ranker, build_ranker
+from pipelines.reading import pad_for
 from pipelines.results import write_atomically
 from pipelines.run_folder import describe_run, read_vocabularies
 from pipelines.settings import Settings
@@ -40,11 +40,12 @@ from pipelines.variants import lay_over
 from torchrec_gr.data.loader import RequestLoader
 from torchrec_gr.data.log_source import TEST, TRAIN
 from torchrec_gr.data.prepared_log import PreparedLog
+from torchrec_gr.data.step_loader import StepLoader
 from torchrec_gr.training.evaluation import Predictions
 from torchrec_gr.training.freeze import frozen_names
 from torchrec_gr.training.optimizer import Schedule, build_optimizer
 from torchrec_gr.training.process_group import process_group
-from torchrec_gr.training.sharding import needs_equal_batches, shard
+from torchrec_gr.training.sharding import shard
 from torchrec_gr.training.strategy import Strategy, parameter_groups
 from torchrec_gr.training.tables import table_of
 from torchrec_gr.training.trainer import EpochProgress, OnStep, Trainer
@@ -86,6 +87,7 @@ class EpochResult:
         training: what it trained.
         seconds: of training up to its end, this stage alone.
         metrics: by split.
+        further: of the test split, by the labels after the first; see `measure_further_labels`.
         predictions: of every split.
         diagnostic: of rows by how often their ids were seen in training; see `Diagnostic`.
         groups: of test rows with a cold item or without a history; see `measure_groups`.
@@ -97,6 +99,7 @@ class EpochResult:
     training: EpochProgress
     seconds: float
     metrics: dict[str, SplitMetrics]
+    further: dict[str, float]
     predictions: dict[str, Predictions]
     diagnostic: dict[str, float]
     groups: dict[str, float]
@@ -139,6 +142,7 @@ def finetune(
     """
     name = parse_model(model, settings.variants)
     settings = lay_over(settings, name.variant)
+    log = as_read(log, settings)
     first = FirstWeights(strategy, pretrained, start)
     ranker = build_ranker(name, log, settings, dim, seed, first)
     ranker = dataclasses.replace(ranker, module=synchronised(ranker.module, device))
@@ -192,6 +196,7 @@ class _Evaluation:
                 split: measure(self._log, predictions, self._settings.history_as_of)
                 for split, predictions in scored.items()
             },
+            further=measure_further_labels(self._log, scored[TEST]),
             predictions=scored,
             diagnostic=self._diagnostic.measure(trainer.evaluate, scored),
             groups=measure_groups(scored[TEST], self._test_rows),
@@ -199,17 +204,11 @@ class _Evaluation:
             ranker=self._facts,
         )
 
-    def _loader(self, split: str) -> RequestLoader:
-        return RequestLoader(
-            self._log,
-            split,
-            batch_size=max(self._ranker.stage.batch_size, 1024),
-            view=self._ranker.view,
-            history_as_of=self._settings.history_as_of,
-            rank=dist.get_rank(),
-            world_size=dist.get_world_size(),
-            pad=_pads(self._ranker, self._trainer.model),
-        )
+    def _loader(self, split: str) -> StepLoader[Any]:
+        as_of = self._settings.history_as_of
+        loader = self._ranker.reading.to_score(self._log, split, as_of)
+        pad_for(self._trainer.model, loader)
+        return loader
 
 
 def _trainer(
@@ -223,12 +222,12 @@ def _trainer(
     on_step: OnStep | None,
 ) -> Trainer:
     stage = ranker.stage
-    steps = math.ceil(log.num_rows(TRAIN) / stage.batch_size)
+    loader = ranker.reading.to_train(log, TRAIN, settings.history_as_of, seed)
     groups = parameter_groups(
         strategy,
         ranker.moved.tables,
         ranker.moved.dense,
-        thaw_after=settings.thaw_epochs * steps,
+        thaw_after=settings.thaw_epochs * loader.num_steps,
         table_scale=stage.transferred_scale,
     )
     sharded = shard(
@@ -238,19 +237,8 @@ def _trainer(
         sharding=settings.sharding,
         groups=groups,
     )
-    loader = RequestLoader(
-        log,
-        TRAIN,
-        batch_size=stage.batch_size,
-        view=ranker.view,
-        history_as_of=settings.history_as_of,
-        seed=seed,
-        rank=dist.get_rank(),
-        world_size=dist.get_world_size(),
-        pad=_pads(ranker, sharded),
-    )
-    total = stage.cosine_epochs * loader.num_steps or None
-    schedule = Schedule(stage.warmup_steps, total)
+    pad_for(sharded, loader)
+    schedule = Schedule(stage.warmup_steps, stage.cosine_epochs * loader.num_steps or None)
     return Trainer(
         sharded,
         build_optimizer(sharded, stage.tables, stage.dense, schedule, groups),
@@ -261,10 +249,6 @@ def _trainer(
         name=run_dir.name,
         on_step=on_step,
     )
-
-
-def _pads(ranker: Ranker, model: DistributedModelParallel) -> bool:
-    return ranker.view == "impressions" and needs_equal_batches(model)
 
 
 def main(arguments: list[str] | None = None) -> None:

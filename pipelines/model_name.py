@@ -7,7 +7,9 @@ from typing import Literal, NamedTuple, get_args
 
 from torchrec_gr.schema.feature_schema import nearest_valid
 
-RANKERS = ("dlrm", "dlrm_dcn", "gpsd")
+RANKERS = ("dlrm", "dlrm_dcn", "gpsd", "mtgr")
+
+_OF_WHOLE_REQUESTS = ("gpsd", "mtgr")
 
 Module = Literal["gpsd", "pinfm"]
 MODULES: tuple[Module, ...] = get_args(Module)
@@ -59,9 +61,9 @@ def parse_model(name: str, variants: Iterable[str] = ()) -> ModelName:
         return ModelName(ranker, None, variant or None)
     if module not in MODULES:
         raise ValueError(nearest_valid(f"module of model {name!r}", module, MODULES))
-    if ranker == "gpsd":
+    if ranker in _OF_WHOLE_REQUESTS:
         raise ValueError(
             f"model {name!r}: a module goes into an impression-level ranker, such as "
-            f"'dlrm+{module}'; gpsd reads whole requests"
+            f"'dlrm+{module}'; {ranker} reads whole requests"
         )
     return ModelName(ranker, module, variant or None)

@@ -35,6 +35,11 @@ def open_log(
     return log
 
 
+def as_read(log: PreparedLog, settings: Settings) -> PreparedLog:
+    """The log as models under these settings, a variant's laid over, read it."""
+    return log if settings.cross_features else log.without_cross_features()
+
+
 def _open(
     settings: Settings, work_dir: Path, previous: Mapping[str, Vocabulary] | None
 ) -> PreparedLog:

@@ -23,10 +23,10 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from pipelines.command_line import report_errors
+from pipelines.reading import Reading
 from pipelines.results import write_atomically
 from pipelines.run_artifacts import describe_environment
 from pipelines.trained_run import TrainedRun, open_run
-from torchrec_gr.data.loader import RequestLoader, View
 from torchrec_gr.data.log_source import TEST
 from torchrec_gr.embeddings.quantised import quantise
 from torchrec_gr.metrics import auc, paired_bootstrap
@@ -35,7 +35,6 @@ from torchrec_gr.training.process_group import process_group
 
 BITS = (8, 4)
 
-_BATCH_SIZE = 4096
 _ROWS_AT_ONCE = 1 << 16
 
 
@@ -82,7 +81,7 @@ def measure(run: TrainedRun) -> list[Measured]:
         ValueError: tables that cannot be quantised, such as of a width that does not fit.
     """
     exact = run.ranker()
-    right = _score(run, exact.module, exact.view)
+    right = _score(run, exact.module, exact.reading)
     users = run.log.raw_users[right.user_ids] if run.log.num_users else None
     labels, logits = right.labels[:, 0], right.logits[:, 0]
     at = auc(labels, logits)
@@ -91,7 +90,7 @@ def measure(run: TrainedRun) -> list[Measured]:
         module, report = quantise(run.ranker().module, bits)
         if not measured:
             measured.append(Measured("float", 0.0, at, 0.0, 0.0, 0.0, report.bytes_before, {}))
-        scores = _score(run, module, exact.view).logits[:, 0]
+        scores = _score(run, module, exact.reading).logits[:, 0]
         tables = dict(lost_rows(exact.module, module))
         whole = Lost(*map(sum, zip(*tables.values(), strict=True)))
         value, low, high, _ = paired_bootstrap(labels, scores, logits, users)
@@ -142,9 +141,8 @@ def _looked_up(collection: nn.Module, kjt: KeyedJaggedTensor, key: str) -> Tenso
     return found.values() if isinstance(found, JaggedTensor) else found
 
 
-def _score(run: TrainedRun, module: nn.Module, view: View) -> Predictions:
-    as_of = run.settings.history_as_of
-    loader = RequestLoader(run.log, TEST, batch_size=_BATCH_SIZE, view=view, history_as_of=as_of)
+def _score(run: TrainedRun, module: nn.Module, reading: Reading) -> Predictions:
+    loader = reading.to_score(run.log, TEST, run.settings.history_as_of)
     return evaluate(module, loader, torch.device("cpu"))
 
 

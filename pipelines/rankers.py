@@ -13,12 +13,14 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from pipelines.attaching import attach_module
 from pipelines.model_name import ModelName
 from pipelines.pretrainers import gpsd_config
-from pipelines.settings import Ranking, Settings
+from pipelines.reading import Reading, RowReading, WindowReading
+from pipelines.settings import MTGRStage, Ranking, Settings
 from pipelines.transferring import FirstWeights, Transferred, bring_in
-from torchrec_gr.data.loader import View
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.models.dlrm import Interaction, build_dlrm
 from torchrec_gr.models.gpsd import GPSDRanker
+from torchrec_gr.models.mtgr import MTGRRanker
+from torchrec_gr.models.mtgr_config import MTGRConfig
 from torchrec_gr.models.table_configs import embedding_bag_configs
 from torchrec_gr.modules.impression_ranker import ImpressionRanker
 
@@ -28,8 +30,8 @@ class Ranker:
     """A ranker, what it reads, how it is trained, and what of it came from earlier weights."""
 
     module: nn.Module
-    view: View
-    stage: Ranking
+    reading: Reading
+    stage: Ranking | MTGRStage
     moved: Transferred
 
 
@@ -50,7 +52,7 @@ def build_ranker(
             [C] or [C, 1].
         log: whose features it reads.
         settings: sizes and optimizers, of the variant.
-        dim: width of the tables, and of the transformer.
+        dim: width of the tables, and of GPSD's transformer.
         seed: of the initial weights.
         first: where earlier weights are, and how they come in.
 
@@ -60,14 +62,30 @@ def build_ranker(
     torch.manual_seed(seed)
     if name.ranker == "gpsd":
         gpsd = GPSDRanker(gpsd_config(settings, dim), log.schema, log.table_rows)
-        return Ranker(gpsd, "requests", settings.gpsd, bring_in(gpsd, first, log.vocabularies))
+        reading = RowReading("requests", settings.gpsd.batch_size)
+        return Ranker(gpsd, reading, settings.gpsd, bring_in(gpsd, first, log.vocabularies))
+    if name.ranker == "mtgr":
+        mtgr = MTGRRanker(mtgr_config(settings.mtgr), log.schema, log.table_rows, dim)
+        moved = bring_in(mtgr, first, log.vocabularies)
+        return Ranker(mtgr, WindowReading(settings.mtgr), settings.mtgr, moved)
     model = _impression_model(name.ranker, log, settings, dim)
     if name.module is not None:
         module, moved = attach_module(model, name.module, log, settings, dim, first)
     else:
         module = ImpressionRanker(model)
         moved = bring_in(module, first, log.vocabularies)
-    return Ranker(module, "impressions", settings.dlrm, moved)
+    reading = RowReading("impressions", settings.dlrm.batch_size)
+    return Ranker(module, reading, settings.dlrm, moved)
+
+
+def mtgr_config(stage: MTGRStage) -> MTGRConfig:
+    """The sizes and forms of a stage's model."""
+    if stage.preset is None:
+        return stage.sizes
+    paper = MTGRConfig.preset(stage.preset)
+    return dataclasses.replace(
+        stage.sizes, dim=paper.dim, num_layers=paper.num_layers, num_heads=paper.num_heads
+    )
 
 
 def _impression_model(name: str, log: PreparedLog, settings: Settings, dim: int) -> nn.Module:

@@ -43,6 +43,7 @@ class RunInfo:
         epochs: how many each run is to train; a run with fewer is shown as unfinished.
         baseline_model: `model` of the rows that all others are compared with.
         baseline_strategy: their `strategy`.
+        against: further models that all others are compared with, under the same strategy.
         bayes_auc: the best AUC that any model can reach, where the data's maker knows it.
         remarks: paragraphs for the reader, put below the summary: why it came out as it did.
     """
@@ -55,6 +56,7 @@ class RunInfo:
     epochs: int | None = None
     baseline_model: str = "dlrm"
     baseline_strategy: str = "none"
+    against: tuple[str, ...] = ()
     bayes_auc: float | None = None
     remarks: tuple[str, ...] = ()
 
@@ -119,7 +121,8 @@ def read_run_info(out_dir: Path) -> RunInfo:
         version = values.pop("schema_version")
         if version != SCHEMA_VERSION:
             raise ValueError(f"schema_version {version}, this version reads {SCHEMA_VERSION}")
-        return RunInfo(**{**values, "remarks": tuple(values.get("remarks", ()))})
+        words = {name: tuple(values.get(name, ())) for name in ("remarks", "against")}
+        return RunInfo(**{**values, **words})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not a run's description ({error}): move it away") from error
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from torchrec_gr.data.loader import HistoryAsOf
 from torchrec_gr.data.segments import Cut
 from torchrec_gr.models.dlrm import DLRMConfig
+from torchrec_gr.models.mtgr_config import MTGRConfig, Size
 from torchrec_gr.models.pinfm_config import Trunk
 from torchrec_gr.pretrained.tuning.pinfm_tuning import PinFMTuning
 from torchrec_gr.training.optimizer import DenseOptimizer, TableOptimizer
@@ -144,21 +145,52 @@ class PinFMStage:
 
 
 @dataclasses.dataclass(frozen=True)
+class MTGRStage:
+    """What an MTGR is made of, how it reads a log and how it trains.
+
+    Args:
+        batch_tokens: tokens a step, over all processes.
+        window_hours, max_candidates, real_time_hours, stochastic_length: of its sequences, as
+            `WindowLoader` takes them; histories are scored whole.
+        tables, dense: the optimizers.
+        transferred_scale, warmup_steps, cosine_epochs: as in `Ranking`.
+        sizes: of the model; the width of its tables is the comparison's.
+        preset: one of the paper's sizes: its width, layers and heads stand in those of `sizes`.
+    """
+
+    batch_tokens: int = 8192
+    window_hours: float | None = None
+    max_candidates: int = 256
+    real_time_hours: float = 24.0
+    stochastic_length: float | None = None
+    tables: TableOptimizer = TableOptimizer(lr=0.02)
+    dense: DenseOptimizer = DenseOptimizer(lr=1e-3, weight_decay=0.0)
+    transferred_scale: float = 1.0
+    warmup_steps: int = 100
+    cosine_epochs: int = 0
+    sizes: MTGRConfig = field(default_factory=MTGRConfig)
+    preset: Size | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that a pipeline can be told.
 
     Args:
         data, data_dir, label: which log, where its files are, which label is reported.
         data_options: of the data set's loader, such as the schema of `custom`.
+        cross_features: whether models read the features that are computed from the log's past,
+            where it has any.
         models, strategies: what `compare` runs: every model under every strategy.
         baseline: `package.module:build` of a model to stand in vanilla DLRM's place.
+        against: further models that the report compares all others with, beside the baseline.
         epochs, seeds: of the ranking stage.
         thaw_epochs: for which "-thaw" keeps the transferred tables frozen.
         dims: widths of the tables and of the transformer; each is a comparison of its own.
         pretrain_users: whose histories pretraining reads, each a run of its own: "all", as GPSD's
             protocol has it, or the training users alone.
         history_as_of: how fresh a history is, the same for all models.
-        pretrain, dlrm, gpsd: the stages; `dlrm` is that of every impression-level model.
+        pretrain, dlrm, gpsd, mtgr: the stages; `dlrm` is that of every impression-level model.
         pinfm: the module of `<model>+pinfm`, which is put into an impression-level model.
         transformer, dlrm_sizes: the models' sizes.
         widen: in a model of the user's own, the path of the Linear that shall read a module's
@@ -176,9 +208,11 @@ class Settings:
     data_dir: Path | None = None
     label: str | None = None
     data_options: Mapping[str, Any] = field(default_factory=dict)
+    cross_features: bool = True
     models: tuple[str, ...] = ("dlrm", "gpsd")
     strategies: tuple[Strategy, ...] = ("none", "sparse-freeze")
     baseline: str | None = None
+    against: tuple[str, ...] = ()
     epochs: int = 3
     seeds: int = 3
     thaw_epochs: int = 1
@@ -188,6 +222,7 @@ class Settings:
     pretrain: Pretraining = Pretraining()
     dlrm: Ranking = Ranking()
     gpsd: Ranking = Ranking()
+    mtgr: MTGRStage = field(default_factory=MTGRStage)
     pinfm: PinFMStage = PinFMStage()
     transformer: GPSDSizes = GPSDSizes()
     widen: str | None = None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.config import build
 from pipelines.model_name import parse_model
-from pipelines.open_log import open_log
+from pipelines.open_log import as_read, open_log
 from pipelines.rankers import Ranker, build_ranker
 from pipelines.run_folder import read_run_settings, read_vocabularies
 from pipelines.settings import Settings
@@ -72,7 +72,9 @@ def open_run(run_dir: Path, data_dir: Path | None = None) -> TrainedRun:
         settings = dataclasses.replace(settings, data_dir=data_dir)
     alone = (run_dir / "data").is_dir()
     work_dir = (run_dir if alone else run_dir.parent.parent) / "data"
-    rows, log = read_vocabularies(run_dir), open_log(settings, work_dir)
+    rows, log = read_vocabularies(run_dir), as_read(open_log(settings, work_dir), settings)
     if any(rows[name].fingerprint() != v.fingerprint() for name, v in log.vocabularies.items()):
-        log = open_log(settings, work_dir, rows)  # it went on from an earlier run, with its rows
+        log = as_read(
+            open_log(settings, work_dir, rows), settings
+        )  # it went on from an earlier run, with its rows
     return TrainedRun(run_dir, log, settings, words["model"], words["dim"], words["seed"])

@@ -17,6 +17,7 @@ _ALIKE = (
     "models",
     "strategies",
     "baseline",
+    "against",
     "epochs",
     "seeds",
     "dims",

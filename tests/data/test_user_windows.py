@@ -153,12 +153,13 @@ def test_a_window_of_one_exposure_and_one_of_ten_thousand(
     loader = WindowLoader(log, "train", batch_tokens=2000, seed=0, max_candidates=256)
     sequences = list(sequences_read(loader))
     assert sorted(flat(s.rows for s in sequences)) == list(range(len(rows)))
-    lengths = sorted(len(s.rows) for s in sequences)
-    assert lengths == sorted([1] * 20 + [256] * 39 + [10_000 - 39 * 256])
     assert max(len(s.history_times) for s in sequences) <= 256 + 4
     long = sorted(
         (s for s in sequences if rows.user[s.rows[0]] == 100), key=lambda s: s.candidate_times
     )
+    assert len(sequences) == len(long) + 20
+    assert max(len(s.rows) for s in long) == 256
+    assert 40 <= len(long) <= 50  # a few are shorter, since equal times have them see more events
     times = flat(s.candidate_times for s in long)
     assert times == sorted(times)
     assert loader.counts["split_windows"] == 1
@@ -166,6 +167,25 @@ def test_a_window_of_one_exposure_and_one_of_ten_thousand(
     assert loader.counts["sequences"] == len(sequences)
     for before, after in itertools.pairwise(long):
         assert before.candidate_times[-1] <= after.candidate_times[0]
+
+
+def test_no_event_is_dropped_for_a_later_one(make_log: MakeLog, tmp_path: Path) -> None:
+    """Events between two exposures split a window; they do not push out what the first one saw."""
+    rows = clicks(32, num_users=1).assign(time=[*(np.arange(30) * HOUR), 50 * HOUR, 60 * HOUR])
+
+    def seen(num_between: int) -> list[list[int]]:
+        events = clicks(num_between, num_users=1).assign(time=51 * HOUR + np.arange(num_between))
+        columns = ["user", "time", "item", "tag", "price", "click"]
+        folder = tmp_path / str(num_between)
+        folder.mkdir()
+        log = prepare_windows(folder, rows, events=events[columns])
+        loader = WindowLoader(log, "test", batch_tokens=1000, max_candidates=2)
+        found = sorted(sequences_read(loader), key=lambda s: s.candidate_times)
+        return [[t for t in s.history_times if t < s.candidate_times[0]] for s in found]
+
+    newest = [time * HOUR for time in (26, 27, 28, 29)]
+    assert seen(1) == [newest]
+    assert seen(8) == [newest, [51 * HOUR + i for i in (4, 5, 6, 7)]]
 
 
 def test_rows_of_no_user_are_sequences_of_their_own(make_log: MakeLog) -> None:

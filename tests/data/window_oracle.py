@@ -84,21 +84,32 @@ def sequences_of(
     in_time = rows.loc[chunk].sort_values(["user", "time"], kind="stable")
     members: list[list[int]] = []
     last_key: tuple[object, ...] = ()
+
+    def history(of: list[int]) -> pd.DataFrame:
+        first, last = known_before(rows.time[of[0]]), known_before(rows.time[of[-1]])
+        of_user = all_events[all_events.user == rows.user[of[0]]]
+        of_user = of_user.sort_values("time", kind="stable")
+        older = of_user[of_user.time < first].tail(max_history)
+        newer = of_user[(of_user.time >= first) & (of_user.time < last)]
+        return pd.concat([older, newer])
+
     for row, values in in_time.iterrows():
         key = (values.user, window(values.time), *(values[name] for name in context))
-        if not members or key != last_key or len(members[-1]) == max_candidates:
+        if (
+            not members
+            or key != last_key
+            or len(members[-1]) == max_candidates
+            or len(history([*members[-1], row])) > max_history + max_candidates
+        ):
             members.append([])
         members[-1].append(row)
         last_key = key
     for sequence in members:
         moments = [known_before(time) for time in rows.time[sequence]]
-        of_user = all_events[all_events.user == rows.user[sequence[0]]]
-        of_user = of_user.sort_values("time", kind="stable")
-        older = of_user[of_user.time < moments[0]].tail(max_history)
-        newer = of_user[(of_user.time >= moments[0]) & (of_user.time < moments[-1])]
-        history = pd.concat([older, newer]).tail(max_history + max_candidates)
-        num_static = int((history.time < moments[0] - real_time).sum())
-        yield Sequence(sequence, history.time.tolist(), history.price.tolist(), num_static, moments)
+        events_seen = history(sequence)
+        times, prices = events_seen.time, events_seen.price.tolist()
+        num_static = int((times < moments[0] - real_time).sum())
+        yield Sequence(sequence, times.tolist(), prices, num_static, moments)
 
 
 def sequences_read(batches: Iterable[RequestBatch]) -> Iterator[Sequence]:

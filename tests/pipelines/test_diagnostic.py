@@ -22,6 +22,7 @@ from pipelines.diagnostic import (
 from tests.data.clicks import click_schema, clicks, prepare_clicks
 from torchrec_gr.data.loader import RequestLoader
 from torchrec_gr.data.prepared_log import PreparedLog
+from torchrec_gr.data.window_loader import WindowLoader
 from torchrec_gr.metrics import normalized_entropy
 from torchrec_gr.schema.feature_schema import Feature, FeatureSchema, Table
 from torchrec_gr.training.evaluation import Predictions
@@ -184,6 +185,10 @@ def loader(log: PreparedLog, split: str, **changes: Any) -> RequestLoader:
     return RequestLoader(log, split, **{"batch_size": 16, **changes})
 
 
+def sample_of(log: PreparedLog, **changes: Any) -> TrainingSample:
+    return TrainingSample(loader(log, "train", **changes), log.num_rows("train"))
+
+
 def rows_of(batches: Iterable[Any]) -> list[int]:
     return [row for batch in batches for row in batch.source_rows.tolist()]
 
@@ -192,16 +197,34 @@ def test_the_sample_is_the_same_in_every_epoch_and_at_any_number_of_processes(
     log: PreparedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(diagnostic, "SAMPLE_ROWS", 60)
-    sample = TrainingSample(loader(log, "train"))
+    sample = sample_of(log)
     first = rows_of(sample)
     sample.seek(3, 1)
     assert rows_of(sample) == first
     assert sample.num_steps == 4
     assert len(set(first)) == 64
     assert first != sorted(first)  # drawn from all of the split, not its beginning
-    ranks = [TrainingSample(loader(log, "train", rank=r, world_size=2)) for r in range(2)]
+    ranks = [sample_of(log, rank=r, world_size=2) for r in range(2)]
     assert [sample.num_steps for sample in ranks] == [4, 4]
     assert sorted(row for sample in ranks for row in rows_of(sample)) == sorted(first)
+
+
+def test_windows_are_sampled_until_there_are_rows_enough_on_average(
+    log: PreparedLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnostic, "SAMPLE_ROWS", 60)
+    num_rows = log.num_rows("train")
+
+    def windows(**of_rank: Any) -> TrainingSample:
+        return TrainingSample(WindowLoader(log, "train", batch_tokens=50, **of_rank), num_rows)
+
+    sample, whole = windows(), WindowLoader(log, "train", batch_tokens=50)
+    assert sample.num_steps == math.ceil(60 * whole.num_steps / num_rows) < whole.num_steps
+    first = rows_of(sample)
+    assert rows_of(sample) == first
+    assert 40 <= len(set(first)) == len(first) <= 80
+    ranks = [windows(rank=rank, world_size=2) for rank in range(2)]
+    assert sorted(row for of in ranks for row in rows_of(of)) == sorted(first)
 
 
 def test_the_sample_is_not_what_a_run_trains_on_first(
@@ -209,13 +232,13 @@ def test_the_sample_is_not_what_a_run_trains_on_first(
 ) -> None:
     """Rows that all came early, or late, in an epoch would be known worse, or better, than most."""
     monkeypatch.setattr(diagnostic, "SAMPLE_ROWS", 32)
-    sample = rows_of(TrainingSample(loader(log, "train")))
+    sample = rows_of(sample_of(log))
     for seed in range(10):
         assert len(set(sample) & set(rows_of(loader(log, "train", seed=seed))[:32])) < 16
 
 
 def test_a_small_training_split_is_scored_whole(log: PreparedLog) -> None:
-    rows = rows_of(TrainingSample(loader(log, "train")))
+    rows = rows_of(sample_of(log))
     assert sorted(rows) == sorted(rows_of(loader(log, "train")))
 
 

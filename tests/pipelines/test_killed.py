@@ -23,13 +23,14 @@ CONFIG = """
 data: synthetic
 data_options:
   {num_users: 300, num_items: 200, num_clusters: 5, num_impressions: 3000, num_organic: 6000}
-models: [dlrm, gpsd]
+models: [dlrm, gpsd, mtgr]
 strategies: [none, sparse-freeze]
 epochs: 2
 seeds: 1
 dims: [8]
 transformer: {num_layers: 1, num_heads: 2}
 pretrain: {epochs: 8, num_negatives: 64, batch_size: 16}
+mtgr: {batch_tokens: 4000, sizes: {dim: 16, num_layers: 1}}
 checkpoint_steps: 5
 """
 

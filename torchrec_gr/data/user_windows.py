@@ -48,13 +48,14 @@ class UserWindower:
     """Makes sequences of rows.
 
     A sequence is the exposures of one user in one window, by time and then by the log's order. A
-    window is split where it has more than `max_candidates` exposures, and where a contextual
-    feature changes that is not one of `schema.request_features`, since a sequence has one value of
-    it. A row of no user is a sequence of its own.
+    window is split where it has more than `max_candidates` exposures, where its history would have
+    more than `max_history + max_candidates` events, and where a contextual feature changes that is
+    not one of `schema.request_features`, since a sequence has one value of it. A row of no user is
+    a sequence of its own.
 
     The history holds the newest `schema.max_history` events that the first exposure knows, and
-    those that come to be known until the last one. Of more than `max_history + max_candidates` in
-    all only the newest are kept, so that the first exposures may see fewer.
+    those that come to be known until the last one. None of them is dropped for later ones: what an
+    exposure sees would then depend on what comes after it.
 
     Args:
         schema: of the log.
@@ -140,12 +141,26 @@ class UserWindower:
         for name in sequence_features(self.schema):
             values = rows.ids[name] if name in rows.ids else rows.dense[name]
             begins |= _changes(values[order])
-        place = np.arange(len(order))
-        since = place - np.maximum.accumulate(np.where(begins, place, 0))
-        first = np.flatnonzero(since % self.max_candidates == 0)
+        starts, ends = self._known(rows, order)
+        begins = _split_long(begins, starts, ends, self._most_events, self.max_candidates)
+        first = np.flatnonzero(begins)
         whole = begins_window[first]
         goes_on = ~np.append(whole[1:], True)[: len(first)]
         return first, whole & goes_on
+
+    @property
+    def _most_events(self) -> int:
+        return self.schema.max_history + self.max_candidates
+
+    def _known(
+        self, rows: Rows, order: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the history of each row alone starts and ends, in order: [N] int64 each."""
+        if self.events is None:
+            return np.zeros(len(order), np.int64), np.zeros(len(order), np.int64)
+        known_before = self.known_before(rows.times[order])
+        _, start, end = self.events.before(rows.user_index[order], known_before)
+        return start, end
 
     def _histories(
         self, rows: Rows, order: NDArray[np.int64], offsets: NDArray[np.int64]
@@ -160,9 +175,35 @@ class UserWindower:
         known_last = self.known_before(rows.times[order[offsets[1:] - 1]])
         first, start, _ = self.events.before(user, known_first)
         _, _, end = self.events.before(user, known_last)
-        start = np.maximum(start, end - (self.schema.max_history + self.max_candidates))
         _, _, static_end = self.events.before(user, known_first - self._real_time)
         return start, np.maximum(static_end, start), end, first < start
+
+
+def _split_long(
+    begins: NDArray[np.bool_],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    most_events: int,
+    max_candidates: int,
+) -> NDArray[np.bool_]:
+    """Where sequences begin, [N], once each of them has few enough exposures and events.
+
+    Args:
+        begins: [N] bool, where they begin in any case.
+        starts, ends: [N] int64, where the history of each row alone starts and ends.
+        most_events: from the first row's start to the last row's end.
+        max_candidates: rows.
+    """
+    begins, place = begins.copy(), np.arange(len(begins))
+    while True:
+        begin = np.maximum.accumulate(np.where(begins, place, 0))
+        all_begins = (place - begin) % max_candidates == 0
+        first = np.maximum.accumulate(np.where(all_begins, place, 0))
+        too_long = np.flatnonzero(ends - starts[first] > most_events)
+        if not len(too_long):
+            return all_begins
+        # Of each stretch the first such row: those behind it are counted from it on.
+        begins[too_long[np.unique(begin[too_long], return_index=True)[1]]] = True
 
 
 def _is_length(schema: FeatureSchema, hours: float) -> bool:
