@@ -17,12 +17,14 @@ from pipelines.reading import Reading, RowReading, WindowReading
 from pipelines.settings import MTGRStage, Ranking, Settings
 from pipelines.transferring import FirstWeights, Transferred, bring_in
 from torchrec_gr.data.prepared_log import PreparedLog
+from torchrec_gr.data.user_windows import sequence_features
 from torchrec_gr.models.dlrm import Interaction, build_dlrm
 from torchrec_gr.models.gpsd import GPSDRanker
 from torchrec_gr.models.mtgr import MTGRRanker
 from torchrec_gr.models.mtgr_config import MTGRConfig
 from torchrec_gr.models.table_configs import embedding_bag_configs
 from torchrec_gr.modules.impression_ranker import ImpressionRanker
+from torchrec_gr.schema.feature_schema import FeatureSchema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ def build_ranker(
         reading = RowReading("requests", settings.gpsd.batch_size)
         return Ranker(gpsd, reading, settings.gpsd, bring_in(gpsd, first, log.vocabularies))
     if name.ranker == "mtgr":
-        mtgr = MTGRRanker(mtgr_config(settings.mtgr), log.schema, log.table_rows, dim)
+        mtgr = MTGRRanker(mtgr_config(settings.mtgr, log.schema), log.schema, log.table_rows, dim)
         moved = bring_in(mtgr, first, log.vocabularies)
         return Ranker(mtgr, WindowReading(settings.mtgr), settings.mtgr, moved)
     model = _impression_model(name.ranker, log, settings, dim)
@@ -78,13 +80,16 @@ def build_ranker(
     return Ranker(module, reading, settings.dlrm, moved)
 
 
-def mtgr_config(stage: MTGRStage) -> MTGRConfig:
-    """The sizes and forms of a stage's model."""
+def mtgr_config(stage: MTGRStage, schema: FeatureSchema) -> MTGRConfig:
+    """The sizes and forms of a stage's model, with room for the longest row that it may read."""
+    num_events = schema.max_history + stage.max_candidates
+    longest = len(sequence_features(schema)) + num_events + stage.max_candidates
+    sizes = dataclasses.replace(stage.sizes, max_seq_len=max(stage.sizes.max_seq_len, longest))
     if stage.preset is None:
-        return stage.sizes
+        return sizes
     paper = MTGRConfig.preset(stage.preset)
     return dataclasses.replace(
-        stage.sizes, dim=paper.dim, num_layers=paper.num_layers, num_heads=paper.num_heads
+        sizes, dim=paper.dim, num_layers=paper.num_layers, num_heads=paper.num_heads
     )
 
 

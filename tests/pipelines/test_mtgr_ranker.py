@@ -21,6 +21,7 @@ from pipelines.trained_run import open_run
 from torchrec_gr.data.log_source import TEST
 from torchrec_gr.metrics import auc, normalized_entropy
 from torchrec_gr.models.mtgr_config import MTGRConfig
+from torchrec_gr.schema.feature_schema import FeatureSchema
 from torchrec_gr.training.checkpoint import read_weights
 from torchrec_gr.training.evaluation import evaluate
 from torchrec_gr.training.process_group import process_group
@@ -221,11 +222,19 @@ def test_a_trained_run_is_opened_with_what_it_read(
 
 
 def test_a_preset_stands_in_the_place_of_width_layers_and_heads_alone() -> None:
-    stage = MTGRStage(sizes=MTGRConfig(dim=16, max_seq_len=99, mask="causal"), preset="medium")
-    assert mtgr_config(stage) == MTGRConfig(
+    sizes = MTGRConfig(dim=16, max_seq_len=99, mask="causal")
+    stage = MTGRStage(max_candidates=10, sizes=sizes, preset="medium")
+    schema = FeatureSchema.from_dict(SCHEMA)
+    assert mtgr_config(stage, schema) == MTGRConfig(
         dim=768, num_layers=5, num_heads=3, max_seq_len=99, mask="causal"
     )
-    assert mtgr_config(MTGRStage()) == MTGRConfig()
+    assert mtgr_config(MTGRStage(), schema) == MTGRConfig()
+
+
+def test_rows_have_room_for_all_that_they_may_hold() -> None:
+    """A scalar, a history of 2,000 and what 256 exposures add to it, and these."""
+    schema = FeatureSchema.from_dict({**SCHEMA, "max_history": 2000})
+    assert mtgr_config(MTGRStage(), schema).max_seq_len == 1 + 2000 + 2 * 256
 
 
 @pytest.mark.parametrize(
