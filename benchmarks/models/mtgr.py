@@ -253,12 +253,12 @@ def main() -> None:
     options = parse("benchmarks.models.mtgr", __doc__)
     described = machine([torch.float32], 0.1 if options.quick else 1.0)
     print_machine(described)
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
     rows = measure(QUICK if options.quick else FULL)
     if options.json:
         write_json(options.json, described, rows)
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
     main()
