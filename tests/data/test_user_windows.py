@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.data.clicks import clicks
+from tests.data.conftest import MakeLog
 from tests.data.window_oracle import (
     HOUR,
     TEST_FROM,
@@ -28,23 +27,7 @@ from torchrec_gr.data.window_loader import WindowLoader
 from torchrec_gr.schema.feature_schema import Feature, FeatureSchema, Table
 from torchrec_gr.sequences.request_batch import NO_TIME
 
-MakeLog = Callable[..., PreparedLog]
-
-
-@pytest.fixture(autouse=True)
-def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several chunks of several blocks in a log of some dozens of rows."""
-    monkeypatch.setattr("torchrec_gr.data.split_rows.WINDOW_ROWS", 20)
-
-
-@pytest.fixture
-def make_log(tmp_path: Path) -> MakeLog:
-    return functools.partial(prepare_windows, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> PreparedLog:
-    return prepare_windows(tmp_path_factory.mktemp("log"))
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 
 @pytest.mark.parametrize("history_as_of", ["exposure", "day", "split"])

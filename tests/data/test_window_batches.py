@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from tests.data.clicks import clicks
+from tests.data.conftest import MakeLog
 from tests.data.window_oracle import (
     Sequence,
     by_rows,
     day_start,
-    prepare_windows,
     sequences_read,
     window_schema,
 )
@@ -25,23 +21,7 @@ from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.data.window_loader import WindowLoader
 from torchrec_gr.schema.feature_schema import Feature, FeatureSchema, Table
 
-MakeLog = Callable[..., PreparedLog]
-
-
-@pytest.fixture(autouse=True)
-def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several chunks of several blocks in a log of some dozens of rows."""
-    monkeypatch.setattr("torchrec_gr.data.split_rows.WINDOW_ROWS", 20)
-
-
-@pytest.fixture
-def make_log(tmp_path: Path) -> MakeLog:
-    return functools.partial(prepare_windows, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> PreparedLog:
-    return prepare_windows(tmp_path_factory.mktemp("log"))
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 
 def test_a_batch_gives_request_features_to_the_candidates(log: PreparedLog) -> None:

@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.data.clicks import clicks
+from tests.data.conftest import MakeLog
 from tests.data.window_oracle import (
     TEST_FROM,
     Sequence,
     by_rows,
     chunks_of,
     flat,
-    prepare_windows,
     sequences_read,
     window_schema,
 )
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.data.window_loader import WindowLoader
 
-MakeLog = Callable[..., PreparedLog]
-
-
-@pytest.fixture(autouse=True)
-def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several chunks of several blocks in a log of some dozens of rows."""
-    monkeypatch.setattr("torchrec_gr.data.split_rows.WINDOW_ROWS", 20)
-
-
-@pytest.fixture
-def make_log(tmp_path: Path) -> MakeLog:
-    return functools.partial(prepare_windows, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> PreparedLog:
-    return prepare_windows(tmp_path_factory.mktemp("log"))
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 
 def read_rows(loader: WindowLoader) -> list[list[int]]:
@@ -207,7 +188,7 @@ def test_counts_say_what_was_read(make_log: MakeLog) -> None:
 def test_a_position_under_other_settings_is_refused(log: PreparedLog) -> None:
 
     def loader(**changes: object) -> WindowLoader:
-        return WindowLoader(log, "train", **{"batch_tokens": 60, "seed": 0, **changes})  # type: ignore[arg-type]
+        return WindowLoader(log, "train", **{"batch_tokens": 60, "seed": 0, **changes})
 
     state = loader().state_dict()
     for name, value in (
@@ -236,7 +217,7 @@ def test_settings_that_cannot_be_served_are_refused(log: PreparedLog) -> None:
         ({"seed": -1}, "seed"),
     ):
         with pytest.raises(ValueError, match=message):
-            WindowLoader(log, "train", **{"batch_tokens": 60, **changes})  # type: ignore[arg-type]
+            WindowLoader(log, "train", **{"batch_tokens": 60, **changes})
     with pytest.raises(ValueError, match="did you mean 'train'"):
         WindowLoader(log, "tran", batch_tokens=60)
     with pytest.raises(ValueError, match="is for training"):

@@ -57,7 +57,7 @@ class DenseMTGR:
             return torch.zeros(0, len(self.schema.labels), dtype=torch.float64)
         x = torch.stack(vectors)
         group_of = {k: g for g, ks in enumerate(self.config.norm_groups) for k in ks}
-        groups = [group_of[token.kind] for token in tokens]  # type: ignore[index]
+        groups = [group_of[token.kind] for token in tokens]
         for layer in self.trunk.layers:
             x = self._layer(layer, x, mask, groups, places)
         x = _normalised(x[num_context:], self.trunk.final_norm.eps)
@@ -169,7 +169,7 @@ class DenseMTGR:
         return torch.stack(logits, dim=1)
 
     def _embeddings(self, role: str, row: _Row, i: int) -> list[Tensor]:
-        names = [f.name for f in self.schema.of(role)]  # type: ignore[arg-type]
+        names = [f.name for f in self.schema.of(role)]
         return [self._embedding(name, row.ids(name))[i] for name in names]
 
     def _embedding(self, name: str, ids: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ class DenseMTGR:
         return _exact(self.ranker.embeddings.embeddings[table].weight)[ids]
 
     def _names(self, role: str, kind: str = "categorical", *, of_request: bool) -> list[str]:
-        names = [f.name for f in self.schema.of(role, kind)]  # type: ignore[arg-type]
+        names = [f.name for f in self.schema.of(role, kind)]
         return [name for name in names if (name in self.schema.request_features) == of_request]
 
 

@@ -165,4 +165,4 @@ def changed(
     """The window with each event and each candidate replaced by none, one or more."""
     events = [new for event in window.events for new in change(event)]
     candidates = [new for candidate in window.candidates for new in change(candidate)]
-    return window._replace(events=tuple(events), candidates=tuple(candidates))  # type: ignore[arg-type]
+    return window._replace(events=tuple(events), candidates=tuple(candidates))

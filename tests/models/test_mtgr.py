@@ -235,7 +235,7 @@ def test_presets_are_the_papers() -> None:
     }
     assert MTGRConfig.preset("small", dim=16).dim == 16
     with pytest.raises(ValueError, match="did you mean 'medium'"):
-        MTGRConfig.preset("mediun")  # type: ignore[arg-type]
+        MTGRConfig.preset("mediun")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,18 +113,19 @@ class UserWindower:
         """
         window = self._windows(rows.times)
         order = np.lexsort((rows.times, window, rows.user_index))
-        first, is_split = self._firsts(rows, window, order)
-        offsets = np.append(first, len(rows))
-        start, static_end, end, is_truncated = self._histories(rows, order, offsets)
+        known = self._known(rows, order)
+        first, is_split = self._firsts(rows, window, order, known)
+        last = np.append(first[1:], len(rows)) - 1
+        start, end = known.start[first], known.end[last[: len(first)]]
         return UserWindows(
             order=order,
-            offsets=offsets,
+            offsets=np.append(first, len(rows)),
             start=start,
             end=end,
-            static_end=static_end,
-            tokens=self.num_contextual + (end - start) + np.diff(offsets),
+            static_end=np.maximum(self._static_end(rows, order[first]), start),
+            tokens=self.num_contextual + (end - start) + np.diff(first, append=len(rows)),
             is_split=is_split,
-            is_truncated=is_truncated,
+            is_truncated=known.first[first] < start,
         )
 
     def _windows(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -132,7 +134,7 @@ class UserWindower:
         return period(self.schema, times, self.window_hours)
 
     def _firsts(
-        self, rows: Rows, window: NDArray[np.int64], order: NDArray[np.int64]
+        self, rows: Rows, window: NDArray[np.int64], order: NDArray[np.int64], known: _Known
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Where sequences begin in `order`, and which of them begin a window that is split."""
         user = rows.user_index[order]
@@ -141,56 +143,49 @@ class UserWindower:
         for name in sequence_features(self.schema):
             values = rows.ids[name] if name in rows.ids else rows.dense[name]
             begins |= _changes(values[order])
-        starts, ends = self._known(rows, order)
-        begins = _split_long(begins, starts, ends, self._most_events, self.max_candidates)
+        most_events = self.schema.max_history + self.max_candidates
+        begins = _split_long(begins, known, most_events, self.max_candidates)
         first = np.flatnonzero(begins)
         whole = begins_window[first]
         goes_on = ~np.append(whole[1:], True)[: len(first)]
         return first, whole & goes_on
 
-    @property
-    def _most_events(self) -> int:
-        return self.schema.max_history + self.max_candidates
-
-    def _known(
-        self, rows: Rows, order: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where the history of each row alone starts and ends, in order: [N] int64 each."""
+    def _known(self, rows: Rows, order: NDArray[np.int64]) -> _Known:
         if self.events is None:
-            return np.zeros(len(order), np.int64), np.zeros(len(order), np.int64)
+            none = np.zeros(len(order), np.int64)
+            return _Known(none, none, none)
         known_before = self.known_before(rows.times[order])
-        _, start, end = self.events.before(rows.user_index[order], known_before)
-        return start, end
+        return _Known(*self.events.before(rows.user_index[order], known_before))
 
-    def _histories(
-        self, rows: Rows, order: NDArray[np.int64], offsets: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-        """Where each sequence's history starts, its long-term part ends, and it ends; if cut."""
-        num_sequences = len(offsets) - 1
+    def _static_end(self, rows: Rows, which: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the long-term events end that some rows know."""
         if self.events is None:
-            none = np.zeros(num_sequences, np.int64)
-            return none, none, none, np.zeros(num_sequences, np.bool_)
-        user = rows.user_index[order[offsets[:-1]]]
-        known_first = self.known_before(rows.times[order[offsets[:-1]]])
-        known_last = self.known_before(rows.times[order[offsets[1:] - 1]])
-        first, start, _ = self.events.before(user, known_first)
-        _, _, end = self.events.before(user, known_last)
-        _, _, static_end = self.events.before(user, known_first - self._real_time)
-        return start, np.maximum(static_end, start), end, first < start
+            return np.zeros(len(which), np.int64)
+        long_ago = self.known_before(rows.times[which]) - self._real_time
+        return self.events.before(rows.user_index[which], long_ago)[2]
+
+
+class _Known(NamedTuple):
+    """What each of N rows alone knows, as places of events.
+
+    Args:
+        first, end: [N] int64; it knows the events first:end.
+        start: [N] int64; the newest of them, start:end, are its history.
+    """
+
+    first: NDArray[np.int64]
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
 
 
 def _split_long(
-    begins: NDArray[np.bool_],
-    starts: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    most_events: int,
-    max_candidates: int,
+    begins: NDArray[np.bool_], known: _Known, most_events: int, max_candidates: int
 ) -> NDArray[np.bool_]:
     """Where sequences begin, [N], once each of them has few enough exposures and events.
 
     Args:
         begins: [N] bool, where they begin in any case.
-        starts, ends: [N] int64, where the history of each row alone starts and ends.
+        known: by each row alone.
         most_events: from the first row's start to the last row's end.
         max_candidates: rows.
     """
@@ -199,7 +194,7 @@ def _split_long(
         begin = np.maximum.accumulate(np.where(begins, place, 0))
         all_begins = (place - begin) % max_candidates == 0
         first = np.maximum.accumulate(np.where(all_begins, place, 0))
-        too_long = np.flatnonzero(ends - starts[first] > most_events)
+        too_long = np.flatnonzero(known.end - known.start[first] > most_events)
         if not len(too_long):
             return all_begins
         # Of each stretch the first such row: those behind it are counted from it on.

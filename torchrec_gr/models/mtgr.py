@@ -24,7 +24,7 @@ from torchrec_gr.modules.mtgr_layer import MTGRLayer
 from torchrec_gr.modules.ranking_loss import RankingLoss
 from torchrec_gr.modules.step_output import StepOutput
 from torchrec_gr.modules.task_heads import TaskHeads
-from torchrec_gr.schema.feature_schema import FeatureSchema
+from torchrec_gr.schema.feature_schema import FeatureSchema, Role
 from torchrec_gr.sequences.request_batch import RequestBatch
 
 
@@ -49,8 +49,9 @@ class MTGRRanker(nn.Module):
         table_dim: int,
     ) -> None:
         super().__init__()
-        for role in ("history", "candidate"):
-            if not schema.of(role):  # type: ignore[arg-type]
+        roles: tuple[Role, ...] = ("history", "candidate")
+        for role in roles:
+            if not schema.of(role):
                 raise ValueError(f"schema {schema.name!r} has no {role} feature: MTGR reads both")
         self.embeddings = EmbeddingCollection(
             tables=embedding_configs(schema, table_rows, table_dim, init_std=config.init_std)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torchrec_gr.schema.feature_schema import nearest_valid
 
@@ -82,7 +82,7 @@ class MTGRConfig:
             )
 
     @classmethod
-    def preset(cls, size: Size, **changes: object) -> MTGRConfig:
+    def preset(cls, size: Size, **changes: Any) -> MTGRConfig:
         """One of the paper's sizes.
 
         Args:
@@ -94,7 +94,7 @@ class MTGRConfig:
         """
         if size not in _SIZES:
             raise ValueError(nearest_valid("size", size, _SIZES))
-        return cls(**{**_SIZES[size], **changes})  # type: ignore[arg-type]
+        return cls(**{**_SIZES[size], **changes})
 
     @property
     def group_of_kind(self) -> tuple[int, ...]:

@@ -71,7 +71,7 @@ class MTGRLayer(nn.Module):
             rows.k_offsets,
             rows.spans,
             max_seq_len=rows.max_seq_len,
-            scale=_one_over_visible(rows),
+            scale=1 / rows.spans.num_visible(rows.q_offsets, rows.k_offsets),
             bias=self._bias(rows, positions),
         )
         mixed = self.attention_norm(attended.flatten(1) * gate, rows.asked_for(groups))
@@ -101,11 +101,3 @@ class MTGRLayer(nn.Module):
             q_positions=rows.asked_for(positions),
             k_positions=positions,
         )
-
-
-def _one_over_visible(rows: AttentionRows) -> Tensor:
-    """[Tq] float32: 1 over the keys that each query sees, its own among them."""
-    spans = rows.spans
-    own = spans.own_or_trailing(rows.q_offsets, rows.k_offsets)
-    own_beside = (own < spans.start) | (own >= spans.end)
-    return 1 / (spans.end - spans.start + own_beside)

@@ -35,6 +35,20 @@ class KeySpans:
             num_queries, output_size=total
         )
 
+    def num_visible(self, q_offsets: Tensor, k_offsets: Tensor) -> Tensor:
+        """[Tq] integers: how many keys each query sees, its own counted once.
+
+        Args:
+            q_offsets, k_offsets: [B + 1] integers, where each row of queries and of keys begins.
+        """
+        num_keys = k_offsets.diff().repeat_interleave(
+            q_offsets.diff(), output_size=self.start.shape[0]
+        )
+        start, end = self.start.clamp(min=0), self.end.minimum(num_keys)
+        own = self.own_or_trailing(q_offsets, k_offsets)
+        own_beside = (own >= 0) & (own < num_keys) & ((own < start) | (own >= end))
+        return (end - start).clamp(min=0) + own_beside
+
 
 def visible_keys(start: Tensor, end: Tensor, own: Tensor, num_keys: int) -> Tensor:
     """The predicate itself, written out: may query i see key j?

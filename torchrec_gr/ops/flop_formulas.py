@@ -29,11 +29,7 @@ def num_visible_pairs(spans: KeySpans, q_offsets: Tensor, k_offsets: Tensor) -> 
         q_offsets: [B + 1] int32 or int64, where each row of queries begins; the last is Tq.
         k_offsets: [B + 1] int32 or int64, where each row of keys begins.
     """
-    num_keys = k_offsets.diff().repeat_interleave(q_offsets.diff())
-    start, end = spans.start.clamp(min=0), spans.end.minimum(num_keys)
-    own = spans.own_or_trailing(q_offsets, k_offsets)
-    own_beside = (own >= 0) & (own < num_keys) & ((own < start) | (own >= end))
-    return int((end - start).clamp(min=0).sum() + own_beside.sum())
+    return int(spans.num_visible(q_offsets, k_offsets).sum())
 
 
 @register_flop_formula(

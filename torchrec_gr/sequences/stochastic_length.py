@@ -66,7 +66,7 @@ def keep_events(
     Returns:
         [T] bool.
 
-    Source: HSTU, 2402.17152, stochastic length.(its "feature-weighted" selection).
+    Source: HSTU, 2402.17152, stochastic length, its "feature-weighted" selection.
     """
     history = np.repeat(np.arange(len(lengths)), lengths)
     ages = _ages(times, lengths, history)
