@@ -85,6 +85,12 @@ TORCH_LIBRARY(torchrec_gr, m) {
       "sum_rows(Tensor grad, Tensor index, Tensor? offsets, Tensor? weights, SymInt num_rows) "
       "-> Tensor");
 
+  // torchrec_gr/ops/indexed_products.py
+  m.def("indexed_products(Tensor left, Tensor rows, Tensor index) -> Tensor");
+  m.def(
+      "indexed_products_backward(Tensor grad, Tensor left, Tensor rows, Tensor index) -> "
+      "(Tensor of_left, Tensor of_rows)");
+
   // torchrec_gr/ops/cpu_capability.py
   m.def("cpu_capability() -> str");
 }

@@ -89,6 +89,10 @@ def _weights_and_states() -> tuple[list[Tensor], list[Tensor]]:
     return [torch.ones(2, 4), torch.ones(3, 4)], [torch.ones(2), torch.ones(3)]
 
 
+def _vectors_and_rows() -> tuple[Tensor, Tensor]:
+    return torch.randn(3, 5), torch.randn(4, 5)
+
+
 JAGGED = torch.tensor([0, 2, 2, 3]), torch.tensor([0, 1, 2, 2], dtype=torch.int32)
 
 Samples = Callable[[], list[tuple[Any, ...]]]
@@ -109,6 +113,13 @@ SAMPLES: dict[str, Samples] = {
     "id_map_insert_": lambda: [(*_id_map(), *OF_TWO_TABLES, SLOTS)],
     "id_map_remove_": lambda: [(*_filled_id_map(), SLOTS[1:])],
     "init_rows_": lambda: [(*_weights_and_states(), SLOTS, SLOTS, 0, 0.1)],
+    "indexed_products": lambda: [
+        (*(x.requires_grad_() for x in _vectors_and_rows()), (SLOTS % 4).view(3, 1)),
+        (*(x.requires_grad_() for x in _vectors_and_rows()), SLOTS.view(3, 1)[:, :0]),
+    ],
+    "indexed_products_backward": lambda: [
+        (torch.randn(3, 1), *_vectors_and_rows(), (SLOTS % 4).view(3, 1))
+    ],
     "jagged_concat": lambda: [
         (torch.randn(3, 4, requires_grad=True), torch.randn(2, 4, requires_grad=True), *JAGGED)
     ],

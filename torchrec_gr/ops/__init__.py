@@ -19,6 +19,7 @@ from torchrec_gr.ops.flop_formulas import num_visible_pairs
 from torchrec_gr.ops.group_requests import group_requests
 from torchrec_gr.ops.hstu_attention import hstu_attention
 from torchrec_gr.ops.id_map import id_map_find, id_map_grow, id_map_insert_, id_map_remove_
+from torchrec_gr.ops.indexed_products import indexed_products
 from torchrec_gr.ops.jagged_concat import jagged_concat, jagged_split
 from torchrec_gr.ops.jagged_softmax_attention import jagged_softmax_attention
 from torchrec_gr.ops.pool_rows import pool_rows, sum_rows
@@ -38,6 +39,7 @@ __all__ = [
     "id_map_grow",
     "id_map_insert_",
     "id_map_remove_",
+    "indexed_products",
     "init_rows_",
     "jagged_concat",
     "jagged_softmax_attention",

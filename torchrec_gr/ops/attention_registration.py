@@ -69,7 +69,7 @@ def argument_gradients(ctx: Any, gradients: Sequence[Tensor]) -> tuple[Tensor | 
 
 
 def refuse_second_derivative(ctx: Any, *grads: Tensor) -> NoReturn:
-    """Autograd's formula of the backward ops."""
+    """Autograd's formula of a backward op."""
     raise NotImplementedError(
-        "attention has no second derivative: call autograd without create_graph"
+        "this op has no second derivative: call autograd without create_graph"
     )
