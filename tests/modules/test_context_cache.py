@@ -11,8 +11,10 @@ from torchrec_gr.modules.context_cache import ContextCache
 LENGTHS = [3, 0, 1, 5, 0, 2]
 
 
-def contexts(lengths: list[int], *, summary: bool = False, layers: int = 2) -> ContextCache:
-    """Random keys [T, 2, 4] and values [T, 2, 3]."""
+def contexts(
+    lengths: list[int], *, summary: bool = False, layers: int = 2, placed: bool = False
+) -> ContextCache:
+    """Random keys [T, 2, 4] and values [T, 2, 3]; where asked, positions and times [T]."""
     num_tokens = sum(lengths)
     return ContextCache(
         keys=tuple(torch.randn(num_tokens, 2, 4) for _ in range(layers)),
@@ -20,13 +22,16 @@ def contexts(lengths: list[int], *, summary: bool = False, layers: int = 2) -> C
         offsets=torch.tensor([0, *lengths]).cumsum(0),
         num_history=torch.tensor(lengths),
         summary=torch.randn(len(lengths), 4) if summary else None,
+        positions=torch.randint(9, (num_tokens,)) if placed else None,
+        times=torch.randint(99, (num_tokens,)) if placed else None,
     )
 
 
 def of_request(cache: ContextCache, request: int) -> list[Tensor]:
     """All that a cache keeps of one request."""
     first, last = int(cache.offsets[request]), int(cache.offsets[request + 1])
-    parts = [layer[first:last] for layer in (*cache.keys, *cache.values)]
+    tokens = (*cache.keys, *cache.values, cache.positions, cache.times)
+    parts = [values[first:last] for values in tokens if values is not None]
     parts.append(cache.num_history[request])
     return parts if cache.summary is None else [*parts, cache.summary[request]]
 
@@ -43,7 +48,7 @@ def assert_requests(cache: ContextCache, expected: list[list[Tensor]]) -> None:
     "requests", [[], [0], [1], [5, 4, 3, 2, 1, 0], [3, 3, 1, 3], [1, 4]], ids=str
 )
 def test_select(requests: list[int], summary: bool) -> None:
-    cache = contexts(LENGTHS, summary=summary)
+    cache = contexts(LENGTHS, summary=summary, placed=summary)
     found = cache.select(torch.tensor(requests, dtype=torch.int64))
     assert_requests(found, [of_request(cache, request) for request in requests])
 
@@ -55,9 +60,19 @@ def test_select_of_late_fusion_needs_no_layers() -> None:
     assert_requests(found, [of_request(cache, 3), of_request(cache, 1)])
 
 
+@pytest.mark.parametrize(("first", "last"), [(0, 6), (0, 1), (1, 2), (2, 5), (3, 3), (6, 6)])
+def test_between(first: int, last: int) -> None:
+    cache = contexts(LENGTHS, summary=True, placed=True)
+    found = cache.between(first, last)
+    assert_requests(found, [of_request(cache, request) for request in range(first, last)])
+    assert found.offsets[0] == 0
+    assert found.keys[0].untyped_storage().data_ptr() == cache.keys[0].untyped_storage().data_ptr()
+
+
 @pytest.mark.parametrize("summary", [False, True])
 def test_concatenate(summary: bool) -> None:
-    caches = [contexts(lengths, summary=summary) for lengths in (LENGTHS, [0], [4, 1])]
+    each = LENGTHS, [0], [4, 1]
+    caches = [contexts(lengths, summary=summary, placed=summary) for lengths in each]
     joined = ContextCache.concatenate(caches)
     expected = [of_request(c, request) for c in caches for request in range(c.num_requests)]
     assert_requests(joined, expected)
@@ -77,3 +92,5 @@ def test_num_bytes() -> None:
     cache = contexts(LENGTHS, summary=True)
     numbers = sum(LENGTHS) * 2 * (4 + 3) * 2 + len(LENGTHS) * 4
     assert cache.num_bytes == 4 * numbers + 8 * (2 * len(LENGTHS) + 1)
+    placed = contexts(LENGTHS, summary=True, placed=True)
+    assert placed.num_bytes == cache.num_bytes + 2 * 8 * sum(LENGTHS)

@@ -17,6 +17,7 @@ from torchrec_gr.models.pinfm_config import EARLY_FUSION, PinFMConfig, PinFMFusi
 from torchrec_gr.modules.attention_rows import AttentionRows
 from torchrec_gr.modules.context_cache import ContextCache
 from torchrec_gr.modules.contrastive import InfoNCE
+from torchrec_gr.modules.crossing import cross_context, encode_context
 from torchrec_gr.modules.gpt2_layer import GPT2Layer
 from torchrec_gr.modules.hstu_layer import HSTULayer
 from torchrec_gr.modules.pointwise_mlp import PointwiseMLP
@@ -154,14 +155,7 @@ class PinFMEncoder(nn.Module):
             num_context, torch.zeros_like(num_context), sums=(x.shape[0], 0)
         )
         x, rows = x + self.positions(layout.positions), self._causal(layout.offsets)
-        *earlier, last = self._layers()
-        kept = []
-        for layer in earlier:
-            projected = layer.project(x)
-            kept.append((projected.keys, projected.values))
-            x = layer.attend(x, projected, rows)
-        kept.append(last.keys_values(x))
-        keys, values = zip(*kept, strict=True)
+        keys, values = encode_context(self._layers(), x, rows)
         return ContextCache(keys, values, layout.offsets, num_history.long())
 
     def cross(
@@ -185,11 +179,7 @@ class PinFMEncoder(nn.Module):
         own_offsets = offsets_of(num_candidates)
         k_offsets = context.offsets + own_offsets
         rows = self._rows(own_offsets, k_offsets, cached_history(own_offsets, k_offsets))
-        for layer, keys, values in zip(self._layers(), context.keys, context.values, strict=True):
-            own = layer.project(x)
-            keys = jagged_concat(keys, own.keys, context.offsets, own_offsets)
-            values = jagged_concat(values, own.values, context.offsets, own_offsets)
-            x = layer.attend(x, own._replace(keys=keys, values=values), rows)
+        x = cross_context(self._layers(), x, context, rows)
         hidden = self.token_out(self.final_norm(x))
         return self._answers(hidden, candidates, context.num_history, num_candidates)
 

@@ -20,6 +20,10 @@ class AttentionRows:
         spans: which tokens each token asked for sees.
         max_seq_len: configured length of a row.
         rotation: of all tokens' positions, for layers that rotate queries and keys.
+        positions: [T] integers, for layers with a bias over distances; None: places in the row.
+        times: [T] int64, likewise, for a bias over elapsed time; None: none is known.
+        query_times: [T] int64, the moment that a token asks from; None: its own time. HSTU's
+            research form asks from the next event's.
         wanted: [Tq] int64, the places of the tokens asked for among all, rising; None: all are.
     """
 
@@ -28,6 +32,9 @@ class AttentionRows:
     spans: KeySpans
     max_seq_len: int
     rotation: Tensor | None = None
+    positions: Tensor | None = None
+    times: Tensor | None = None
+    query_times: Tensor | None = None
     wanted: Tensor | None = None
 
     def asked_for(self, x: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ class ContextCache:
         offsets: [U + 1] int64, where each request's context begins.
         num_history: [U] int64, the events of each request.
         summary: [U, D], the pooled context of late fusion; None in early fusion.
+        positions, times: [T], of the context's tokens, for layers with a bias over them; None:
+            places in the row, and no times.
 
     Source: PinFM, 2507.12704, section on DCAT: context and crossing.
     """
@@ -28,6 +30,8 @@ class ContextCache:
     offsets: Tensor
     num_history: Tensor
     summary: Tensor | None = None
+    positions: Tensor | None = None
+    times: Tensor | None = None
 
     @property
     def num_requests(self) -> int:
@@ -38,17 +42,15 @@ class ContextCache:
     def num_bytes(self) -> int:
         """In memory."""
         tensors = [*self.keys, *self.values, self.offsets, self.num_history]
-        tensors += [] if self.summary is None else [self.summary]
-        return sum(tensor.nbytes for tensor in tensors)
+        others = self.summary, self.positions, self.times
+        return sum(x.nbytes for x in (*tensors, *others) if x is not None)
 
     def to(self, device: torch.device) -> ContextCache:
         """The cache on a device."""
-        return ContextCache(
-            tuple(keys.to(device) for keys in self.keys),
-            tuple(values.to(device) for values in self.values),
+        return self._each(
+            lambda tokens: tokens.to(device),
+            lambda requests: requests.to(device),
             self.offsets.to(device),
-            self.num_history.to(device),
-            None if self.summary is None else self.summary.to(device),
         )
 
     def select(self, requests: Tensor) -> ContextCache:
@@ -62,13 +64,15 @@ class ContextCache:
         shifts = self.offsets.index_select(0, requests) - offsets[:-1]
         tokens = shifts.repeat_interleave(num_tokens)
         tokens += torch.arange(tokens.shape[0], device=tokens.device)
-        return ContextCache(
-            tuple(keys.index_select(0, tokens) for keys in self.keys),
-            tuple(values.index_select(0, tokens) for values in self.values),
-            offsets,
-            self.num_history.index_select(0, requests),
-            None if self.summary is None else self.summary.index_select(0, requests),
+        return self._each(
+            lambda x: x.index_select(0, tokens), lambda x: x.index_select(0, requests), offsets
         )
+
+    def between(self, first: int, last: int) -> ContextCache:
+        """The contexts of requests `first` to `last`, the last not among them; copies no keys."""
+        offsets = self.offsets[first : last + 1]
+        begin, end = int(offsets[0]), int(offsets[-1])
+        return self._each(lambda x: x[begin:end], lambda x: x[first:last], offsets - begin)
 
     @staticmethod
     def concatenate(caches: Sequence[ContextCache]) -> ContextCache:
@@ -83,13 +87,35 @@ class ContextCache:
         def layers(of: Callable[[ContextCache], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
             return tuple(torch.cat(parts) for parts in zip(*map(of, caches), strict=True))
 
-        summaries = [cache.summary for cache in caches if cache.summary is not None]
+        def joined(of: Callable[[ContextCache], Tensor | None]) -> Tensor | None:
+            parts = [part for part in map(of, caches) if part is not None]
+            return torch.cat(parts) if parts else None
+
         return ContextCache(
             layers(lambda cache: cache.keys),
             layers(lambda cache: cache.values),
             _offsets(torch.cat([cache.offsets.diff() for cache in caches])),
             torch.cat([cache.num_history for cache in caches]),
-            torch.cat(summaries) if summaries else None,
+            joined(lambda cache: cache.summary),
+            joined(lambda cache: cache.positions),
+            joined(lambda cache: cache.times),
+        )
+
+    def _each(
+        self,
+        of_tokens: Callable[[Tensor], Tensor],
+        of_requests: Callable[[Tensor], Tensor],
+        offsets: Tensor,
+    ) -> ContextCache:
+        """Made of what is kept of each token, and of what is kept of each request."""
+        return ContextCache(
+            tuple(map(of_tokens, self.keys)),
+            tuple(map(of_tokens, self.values)),
+            offsets,
+            of_requests(self.num_history),
+            None if self.summary is None else of_requests(self.summary),
+            None if self.positions is None else of_tokens(self.positions),
+            None if self.times is None else of_tokens(self.times),
         )
 
 

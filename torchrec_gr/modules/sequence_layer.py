@@ -79,8 +79,8 @@ class SequenceLayer(nn.Module):
         return self._parts(self._project(x, slice(self._own_width(), None)))
 
     def _project(self, x: Tensor, part: slice) -> Tensor:
-        projection = self.projection
-        return self.activate(linear(x, projection.weight[part], projection.bias[part]))
+        weight, bias = self.projection.weight, self.projection.bias
+        return self.activate(linear(x, weight[part], None if bias is None else bias[part]))
 
     def _own_width(self) -> int:
         return self.num_own * self.projection.in_features

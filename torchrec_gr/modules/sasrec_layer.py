@@ -1,0 +1,68 @@
+"""The transformer layer of SASRec, on jagged rows."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from torchrec_gr.modules.attention_rows import AttentionRows
+from torchrec_gr.modules.dropout import Dropout
+from torchrec_gr.modules.relative_bias import BiasKind, RelativeBias
+from torchrec_gr.modules.sequence_layer import Projected, SequenceLayer
+from torchrec_gr.ops.jagged_softmax_attention import jagged_softmax_attention
+
+
+class SASRecLayer(SequenceLayer):
+    """x + dropout(attention(norm(x))), then x + dropout(ffn(norm(x))), the FFN with ReLU.
+
+    Args:
+        dim: D, model width.
+        num_heads: H; D / H must be whole.
+        feed_forward_dim: width of the FFN.
+        dropout: of both halves, and inside the FFN.
+        bias: what is added to the scores.
+        max_seq_len: longest row, for a bias with a table of positions.
+
+    Raises:
+        ValueError: dim is not a multiple of num_heads.
+
+    Source: SASRec, Kang and McAuley, 1808.09781, section 3.2. Attention weights are not dropped:
+        they are never written out.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        feed_forward_dim: int,
+        *,
+        dropout: float = 0.0,
+        bias: BiasKind = "none",
+        max_seq_len: int = 1,
+    ) -> None:
+        super().__init__(dim, num_heads, num_own=1)
+        self.bias = RelativeBias(bias, num_heads, max_seq_len)
+        self.output = nn.Linear(dim, dim)
+        self.dropout = Dropout(dropout)
+        self.feed_forward_norm = nn.LayerNorm(dim)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(dim, feed_forward_dim),
+            nn.ReLU(),
+            Dropout(dropout),
+            nn.Linear(feed_forward_dim, dim),
+            Dropout(dropout),
+        )
+
+    def attend(self, x: Tensor, projected: Projected, rows: AttentionRows) -> Tensor:
+        """The second half: attention and what follows, of the tokens asked for, [Tq, D]."""
+        attended = jagged_softmax_attention(
+            projected.own.select(1, 0),
+            projected.keys,
+            projected.values,
+            rows.q_offsets,
+            rows.k_offsets,
+            rows.spans,
+            max_seq_len=rows.max_seq_len,
+            bias=self.bias(rows),
+        )
+        x = x + self.dropout(self.output(attended.flatten(1)))
+        return x + self.feed_forward(self.feed_forward_norm(x))
