@@ -9,6 +9,7 @@ from torchrec_gr.metrics.bootstrap import PairedDifference, paired_bootstrap, re
 from torchrec_gr.metrics.calibration import calibration
 from torchrec_gr.metrics.gauc import GroupedAUC, gauc
 from torchrec_gr.metrics.log_loss import log_loss, normalized_entropy
+from torchrec_gr.metrics.ranking import hit_rate, ndcg
 from torchrec_gr.metrics.welch import welch_half_width
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "auc",
     "calibration",
     "gauc",
+    "hit_rate",
     "log_loss",
+    "ndcg",
     "normalized_entropy",
     "paired_bootstrap",
     "resampled_aucs",
