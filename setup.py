@@ -100,5 +100,6 @@ setup(
         # Without torchrec: its metadata asks for fbgemm-gpu, which a CPU build of torch can't load.
         "cpu": [f"fbgemm-gpu-cpu=={FBGEMM}"],
         "cuda": [f"fbgemm-gpu=={FBGEMM}", TORCHREC],
+        "faiss": ["faiss-cpu"],  # retrieval.FaissCatalogue
     },
 )

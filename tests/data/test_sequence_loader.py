@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -217,12 +218,71 @@ def test_without_negatives_there_is_no_key_of_them(log: PreparedLog) -> None:
     assert batch.ids.keys() == ["history_item", "history_tag"]
 
 
+def test_every_item_can_be_a_negative_of_every_step(log: PreparedLog) -> None:
+    for batch in loader(log, num_negatives=None):
+        rows = batch.ids["negative_history_item"].values().tolist()
+        assert rows == list(range(1, log.table_rows["item"]))
+
+
 def test_a_side_target_has_its_rows_without_negatives_too(tmp_path: Path) -> None:
     log = prepare_clicks(tmp_path, schema=click_schema(side_target="history_tag"))
     batch = next(iter(loader(log, num_negatives=0)))
     assert batch.negatives == ["negative_history_tag"]
     rows = batch.ids["negative_history_tag"].values().tolist()
     assert rows == list(range(1, log.table_rows["tag"]))
+
+
+def read_steps(of_ranks: list[SequenceLoader]) -> list[list[tuple[int, list[int], list[int]]]]:
+    """The sequences of each step, those of all ranks together."""
+    return [
+        [segment for batch in of_step for segment in read_segments(batch)]
+        for of_step in zip(*of_ranks, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("cut", ["newest", "sliding"])
+def test_stochastic_length_cuts_long_sequences_to_the_threshold(log: PreparedLog, cut: str) -> None:
+    settings = {"cut": cut, "segment_length": 7, "splits": ("train", "test")}
+    whole = loader(log, **settings)
+    random = loader(log, **settings, stochastic_length=1.2)
+    threshold = int(7**0.6)
+    num_cut = num_long_whole = 0
+    for _ in range(4):
+        for batch, of in zip(random, whole, strict=True):
+            for (user, items, times), (same_user, *all_events) in zip(
+                read_segments(batch), read_segments(of), strict=True
+            ):
+                assert user == same_user
+                events, known = zip(items, times, strict=True), list(zip(*all_events, strict=True))
+                places = [known.index(event) for event in events]
+                assert places == sorted(places)
+                assert len(places) in (len(known), threshold)
+                num_cut += len(places) < len(known)
+                num_long_whole += len(places) == len(known) > threshold
+    assert num_cut
+    assert num_long_whole
+    assert random.counts["events"] < whole.counts["events"]
+    assert random.counts["sequences"] == whole.counts["sequences"]
+
+
+@pytest.mark.parametrize("world_size", [1, 3, 7])
+def test_stochastic_length_is_alike_on_any_number_of_ranks_and_after_a_restart(
+    log: PreparedLog, world_size: int
+) -> None:
+    def make(stochastic_length: float = 1.3, **rank: int) -> SequenceLoader:
+        return loader(log, segment_length=6, stochastic_length=stochastic_length, **rank)
+
+    alone = make()
+    expected = [read_steps([alone]) for _ in range(2)]
+    first, second = (sorted(itertools.chain(*steps)) for steps in expected)
+    assert first != second
+    ranks = [make(rank=rank, world_size=world_size) for rank in range(world_size)]
+    for epoch, step in [(e, s) for e in range(2) for s in range(alone.num_steps + 1)]:
+        for of_rank in ranks:
+            of_rank.load_state_dict(alone.state_at(epoch, step))
+        assert read_steps(ranks) == expected[epoch][step:]
+    with pytest.raises(ValueError, match=r"stochastic_length='1.3', this run has '1.4'"):
+        make(1.4).load_state_dict(alone.state_dict())
 
 
 def test_settings_that_cannot_be_served_are_refused(log: PreparedLog, tmp_path: Path) -> None:
@@ -234,5 +294,9 @@ def test_settings_that_cannot_be_served_are_refused(log: PreparedLog, tmp_path: 
         loader(log, cut="segment")
     with pytest.raises(ValueError, match="segment_length must be at least 3"):
         loader(log, cut="segments", segment_length=2)
+    with pytest.raises(ValueError, match="alpha must be above 1"):
+        loader(log, stochastic_length=2.5)
+    with pytest.raises(ValueError, match="leaves no next event"):
+        loader(log, segment_length=3, stochastic_length=1.1)
     with pytest.raises(ValueError, match="set the schema's `target`"):
         loader(prepare_clicks(tmp_path, schema=click_schema(target=None)))

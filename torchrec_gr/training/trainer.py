@@ -198,9 +198,13 @@ class Trainer:
 
     def evaluate(self, loader: Loader) -> Predictions:
         """Scores one epoch of a loader's batches with the model as it is now; see `evaluate`."""
-        self._pipeline.detach()
         loader.seek(0, 0)
-        return evaluate(self.model, loader, self.model.device, bf16=self._bf16)
+        return evaluate(self.detach(), loader, self.model.device, bf16=self._bf16)
+
+    def detach(self) -> DistributedModelParallel:
+        """The model as it is now, to be called outside of the train pipeline until it goes on."""
+        self._pipeline.detach()
+        return self.model
 
     def _train_step(self, batches: Iterator[Any], write: Callable[[str, float], None]) -> None:
         progress, start = self.progress, time.perf_counter()

@@ -105,6 +105,22 @@ def test_orders_split_each_user(ordered: Path, tmp_path: Path) -> None:
     assert newest_first[2] == ["test", "validation"] + ["train"] * 8
 
 
+@pytest.mark.parametrize("layout", ["dat", "ordered"])
+def test_the_last_rating_of_each_user_can_be_the_test_set(
+    layout: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(layout)
+    source = movielens.load(folder, tmp_path / "work", split="last", max_history=7)
+    rows = _rows(source)
+    assert source.split == ColumnSplit("split")
+    assert source.schema.max_history == 7
+    newest_first = rows.sort_values("time", ascending=False).groupby("user_id")["split"].agg(list)
+    for user, splits in newest_first.items():
+        assert splits == ["test", "validation"] + ["train"] * (len(splits) - 2), user
+    with pytest.raises(ValueError, match="share"):
+        movielens.load(folder, tmp_path / "other", split="lst")  # type: ignore[arg-type]
+
+
 def test_the_rating_is_never_a_feature_of_its_own_row(ordered: Path, tmp_path: Path) -> None:
     source = movielens.load(ordered, tmp_path / "work")
     columns = {f.column for f in source.schema.features if f.role != "history"}

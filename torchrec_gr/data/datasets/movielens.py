@@ -2,7 +2,8 @@
 
 Official files carry times and are split by them. The parquet layout knows only each user's order:
 there the newest tenth of each user's ratings is the test set and the tenth before it the validation
-set, so that a test rating of one user may be older than a training rating of another.
+set, so that a test rating of one user may be older than a training rating of another. For the
+protocol of next-item tables, each user's last rating can be the test set, of either layout.
 
 Source: Harper and Konstan, "The MovieLens Datasets: History and Context" (TiiS 2015).
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -32,15 +34,18 @@ from torchrec_gr.data.log_source import (
     LogSource,
     TemporalSplit,
 )
-from torchrec_gr.schema.feature_schema import Feature, FeatureSchema, Table
+from torchrec_gr.schema.feature_schema import Feature, FeatureSchema, Table, nearest_valid
 
 LIKED_FROM = 4.0
 VALIDATION_QUANTILE, TEST_QUANTILE = 0.8, 0.9
 NO_GENRE = "(no genres listed)"
+Split = Literal["share", "last"]
 _USER_COLUMNS = ("gender", "age", "occupation")
 
 
-def load(data_dir: Path, work_dir: Path) -> LogSource:
+def load(
+    data_dir: Path, work_dir: Path, *, split: Split = "share", max_history: int = 50
+) -> LogSource:
     """Reads ratings, movies and, where the publisher has them, users.
 
     Args:
@@ -48,10 +53,15 @@ def load(data_dir: Path, work_dir: Path) -> LogSource:
             `users.dat` in MovieLens 1M) or `ratings.csv` and `movies.csv`; or parquet of the same
             names, whose ratings have `order_pos`, the place in the user's order, and no time.
         work_dir: where the canonical parquet is written.
+        split: "share" is that of the layout; "last": each user's last rating is the test set, the
+            one before it the validation set.
+        max_history: ratings that a history keeps.
 
     Raises:
-        ValueError: files that are missing or damaged.
+        ValueError: files that are missing or damaged, or a split that is not known.
     """
+    if split not in get_args(Split):
+        raise ValueError(nearest_valid("split", split, get_args(Split)))
     path = _find_ratings(data_dir)
     ratings = _read_ratings(path)
     movies = _read_movies(require_file(path.parent, f"movies{path.suffix}"))
@@ -62,16 +72,17 @@ def load(data_dir: Path, work_dir: Path) -> LogSource:
         dropped["rating without a place in the user's order"] = len(ratings) - len(placed)
         ratings = placed
     rows = _canonical(ratings, movies, users)
-    split: TemporalSplit | ColumnSplit = ColumnSplit("split")
-    if ordered:
-        rows["split"] = _split_each_user(rows)
+    splitting: TemporalSplit | ColumnSplit = ColumnSplit("split")
+    if split == "last" or ordered:
+        rows["split"] = _split_each_user(rows, newest=10 if split == "share" else None)
     else:
-        split = TemporalSplit(_time_at(rows, VALIDATION_QUANTILE), _time_at(rows, TEST_QUANTILE))
+        borders = (_time_at(rows, quantile) for quantile in (VALIDATION_QUANTILE, TEST_QUANTILE))
+        splitting = TemporalSplit(*borders)
     table = pa.Table.from_pandas(rows, preserve_index=False)
     return LogSource(
-        schema=_schema(ordered, has_users=users is not None),
+        schema=_schema(ordered, users is not None, max_history),
         rows=(write_parquet(table, work_dir / "movielens_rows.parquet"),),
-        split=split,
+        split=splitting,
         dropped=dropped,
     )
 
@@ -168,12 +179,18 @@ def _canonical(
     return rows.sort_values(["time", "user_id"], kind="stable", ignore_index=True)
 
 
-def _split_each_user(rows: pd.DataFrame) -> np.ndarray:
-    """[N] the split of each rating: a user's newest tenth test, the tenth before validation."""
-    by_user = rows.groupby("user_id")["time"]
-    newest_first = by_user.rank(method="first", ascending=False)
-    tenth = np.maximum(by_user.transform("size") // 10, 1)
-    late = [newest_first <= tenth, newest_first <= 2 * tenth]
+def _split_each_user(rows: pd.DataFrame, newest: int | None) -> np.ndarray:
+    """[N] the split of each rating: a user's newest test, as many before them validation.
+
+    Args:
+        rows: sorted by time.
+        newest: one of so many of a user's ratings is tested, one at least; None: just one.
+    """
+    by_user = rows.groupby("user_id")
+    newest_first = by_user.cumcount(ascending=False) + 1
+    sizes = by_user["time"].transform("size")
+    share = np.ones_like(sizes) if newest is None else np.maximum(sizes // newest, 1)
+    late = [newest_first <= share, newest_first <= 2 * share]
     return np.select(late, [TEST, VALIDATION], TRAIN).astype(object)
 
 
@@ -182,7 +199,7 @@ def _time_at(rows: pd.DataFrame, quantile: float) -> int:
     return int(times[int(quantile * len(times))])
 
 
-def _schema(ordered: bool, has_users: bool) -> FeatureSchema:
+def _schema(ordered: bool, has_users: bool, max_history: int) -> FeatureSchema:
     contextual = ("user_id", *(_USER_COLUMNS if has_users else ()))
     candidate = ("movie_id", "genre")
     history = ("movie_id", "genre", "half_stars")
@@ -198,7 +215,7 @@ def _schema(ordered: bool, has_users: bool) -> FeatureSchema:
         user="user_id",
         time="time",
         time_unit="order" if ordered else "s",
-        max_history=50,
+        max_history=max_history,
         target="history_movie_id",
         side_target="history_genre",
     )
