@@ -21,7 +21,7 @@ from torchrec_gr.data.loader import HistoryAsOf
 from torchrec_gr.schema.feature_schema import nearest_valid
 from torchrec_gr.training.strategy import GPSD_STRATEGIES, STRATEGIES
 
-Command = Literal["pretrain", "finetune", "compare"]
+Command = Literal["pretrain", "finetune", "lum", "compare"]
 
 _DEFAULTS = Path(__file__).parent / "defaults"
 
@@ -170,9 +170,14 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
 
 def _add_single_run(parser: argparse.ArgumentParser, command: Command) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of weights and order (default: 0)")
-    parser.add_argument(
-        "--from", dest="start", type=Path, metavar="RUN", help=f"go on from an earlier {command}"
-    )
+    if command != "lum":
+        parser.add_argument(
+            "--from",
+            dest="start",
+            type=Path,
+            metavar="RUN",
+            help=f"go on from an earlier {command}",
+        )
     if command == "pretrain":
         parser.add_argument(
             "--module", choices=MODULES, default="gpsd", help="what to pretrain (default: gpsd)"

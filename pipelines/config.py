@@ -49,7 +49,7 @@ def build(
     """
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    defaults = {field.name: field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    defaults = {field.name: _default(field) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     known: dict[str, Any] = {}
     for key, value in values.items():
         if key not in names:
@@ -71,6 +71,12 @@ def to_plain(settings: Any) -> Any:
     if isinstance(settings, Mapping):
         return {key: to_plain(value) for key, value in settings.items()}
     return str(settings) if isinstance(settings, Path) else settings
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is dataclasses.MISSING:
+        return field.default
+    return field.default_factory()
 
 
 def _convert(hint: Any, value: Any, where: str, base: Any = None) -> Any:

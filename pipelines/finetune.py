@@ -30,7 +30,7 @@ from pipelines.diagnostic import Diagnostic
 from pipelines.evaluation import SplitMetrics, measure, measure_further_labels
 from pipelines.model_name import parse_model
 from pipelines.open_log import as_read, open_log
-from pipelines.rankers import Ranker, build_ranker
+from pipelines.rankers import Ranker, RankerBuilder, build_ranker
 from pipelines.reading import pad_for
 from pipelines.results import write_atomically
 from pipelines.run_folder import describe_run, read_vocabularies
@@ -119,6 +119,7 @@ def finetune(
     device: torch.device,
     pretrained: Path | None = None,
     start: Path | None = None,
+    build: RankerBuilder = build_ranker,
     on_epoch: Callable[[EpochResult], None],
     on_step: OnStep | None = None,
     on_transfer: Callable[[TransferReport], None] | None = None,
@@ -136,6 +137,7 @@ def finetune(
         device: where to train.
         pretrained: the pretraining run; None with strategy "none".
         start: an earlier ranker's run to start from, instead of `pretrained`.
+        build: makes the ranker that `model` names.
         on_epoch: called after each epoch; again for the last one when a run is taken up.
         on_step: called after each step with its number, loss and learning rate.
         on_transfer: called with what came from earlier weights, on the first process.
@@ -144,7 +146,7 @@ def finetune(
     settings = lay_over(settings, name.variant)
     log = as_read(log, settings)
     first = FirstWeights(strategy, pretrained, start)
-    ranker = build_ranker(name, log, settings, dim, seed, first)
+    ranker = build(name, log, settings, dim, seed, first)
     ranker = dataclasses.replace(ranker, module=synchronised(ranker.module, device))
     facts = RankerFacts.of(ranker.module)
     trainer = _trainer(ranker, strategy, log, settings, run_dir, seed, device, on_step)

@@ -7,9 +7,9 @@ from typing import Literal, NamedTuple, get_args
 
 from torchrec_gr.schema.feature_schema import nearest_valid
 
-RANKERS = ("dlrm", "dlrm_dcn", "gpsd", "mtgr")
+RANKERS = ("dlrm", "dlrm_dcn", "gpsd", "mtgr", "hstu", "longer")
 
-_OF_WHOLE_REQUESTS = ("gpsd", "mtgr")
+_OF_WHOLE_REQUESTS = ("gpsd", "mtgr", "hstu", "longer")
 
 Module = Literal["gpsd", "pinfm"]
 MODULES: tuple[Module, ...] = get_args(Module)

@@ -14,12 +14,16 @@ from pipelines.attaching import attach_module
 from pipelines.model_name import ModelName
 from pipelines.pretrainers import gpsd_config
 from pipelines.reading import Reading, RowReading, WindowReading
-from pipelines.settings import MTGRStage, Ranking, Settings
+from pipelines.settings import HSTUStage, LongerStage, MTGRStage, Ranking, Settings, WindowStage
 from pipelines.transferring import FirstWeights, Transferred, bring_in
+from torchrec_gr.data.known_before import HistoryAsOf
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.data.user_windows import sequence_features
 from torchrec_gr.models.dlrm import Interaction, build_dlrm
 from torchrec_gr.models.gpsd import GPSDRanker
+from torchrec_gr.models.hstu_ranker import HSTURanker
+from torchrec_gr.models.hstu_ranker_config import HSTURankerConfig
+from torchrec_gr.models.longer import LongerConfig, LongerRanker
 from torchrec_gr.models.mtgr import MTGRRanker
 from torchrec_gr.models.mtgr_config import MTGRConfig
 from torchrec_gr.models.table_configs import embedding_bag_configs
@@ -33,8 +37,12 @@ class Ranker:
 
     module: nn.Module
     reading: Reading
-    stage: Ranking | MTGRStage
+    stage: Ranking | WindowStage
     moved: Transferred
+
+
+RankerBuilder = Callable[[ModelName, PreparedLog, Settings, int, int, FirstWeights], Ranker]
+"""What is called like `build_ranker`."""
 
 
 def build_ranker(
@@ -70,7 +78,18 @@ def build_ranker(
         mtgr = MTGRRanker(mtgr_config(settings.mtgr, log.schema), log.schema, log.table_rows, dim)
         moved = bring_in(mtgr, first, log.vocabularies)
         return Ranker(mtgr, WindowReading(settings.mtgr), settings.mtgr, moved)
-    model = _impression_model(name.ranker, log, settings, dim)
+    if name.ranker == "hstu":
+        config = hstu_ranker_config(settings.hstu, log.schema, settings.history_as_of)
+        hstu = HSTURanker(config, log.schema, log.table_rows, dim)
+        moved = bring_in(hstu, first, log.vocabularies)
+        return Ranker(hstu, WindowReading(settings.hstu), settings.hstu, moved)
+    if name.ranker == "longer":
+        sizes = longer_config(settings.longer, log.schema)
+        longer = LongerRanker(sizes, log.schema, log.table_rows, dim)
+        reading = RowReading("requests", settings.longer.batch_size)
+        moved = bring_in(longer, first, log.vocabularies)
+        return Ranker(longer, reading, settings.longer, moved)
+    model = impression_model(name.ranker, log, settings, dim)
     if name.module is not None:
         module, moved = attach_module(model, name.module, log, settings, dim, first)
     else:
@@ -82,9 +101,8 @@ def build_ranker(
 
 def mtgr_config(stage: MTGRStage, schema: FeatureSchema) -> MTGRConfig:
     """The sizes and forms of a stage's model, with room for the longest row that it may read."""
-    num_events = schema.max_history + stage.max_candidates
-    longest = len(sequence_features(schema)) + num_events + stage.max_candidates
-    sizes = dataclasses.replace(stage.sizes, max_seq_len=max(stage.sizes.max_seq_len, longest))
+    longest = max(stage.sizes.max_seq_len, _longest_row(stage, schema, 1))
+    sizes = dataclasses.replace(stage.sizes, max_seq_len=longest)
     if stage.preset is None:
         return sizes
     paper = MTGRConfig.preset(stage.preset)
@@ -93,9 +111,53 @@ def mtgr_config(stage: MTGRStage, schema: FeatureSchema) -> MTGRConfig:
     )
 
 
-def _impression_model(name: str, log: PreparedLog, settings: Settings, dim: int) -> nn.Module:
+def hstu_ranker_config(
+    stage: HSTUStage, schema: FeatureSchema, history_as_of: HistoryAsOf
+) -> HSTURankerConfig:
+    """The sizes and forms of a stage's model, with room for the longest row that it may read.
+
+    Raises:
+        ValueError: candidates of a moment that see each other, and moments that are not requests.
+    """
+    sizes = stage.sizes
+    if sizes.set_wise and history_as_of != "exposure":
+        raise ValueError(
+            f"hstu.sizes.set_wise needs history_as_of 'exposure', got {history_as_of!r}: the "
+            "candidates of a moment would come from many requests, and see later ones"
+        )
+    longest = max(sizes.trunk.max_seq_len, _longest_row(stage, schema, sizes.tokens_per_event))
+    return dataclasses.replace(sizes, trunk=dataclasses.replace(sizes.trunk, max_seq_len=longest))
+
+
+def longer_config(stage: LongerStage, schema: FeatureSchema) -> LongerConfig:
+    """The sizes of a stage's model, with room for the longest row that it may read."""
+    sizes = stage.sizes
+    needed = sizes.max_seq_len(len(sequence_features(schema)), schema.max_history)
+    longest = max(sizes.trunk.max_seq_len, needed)
+    return dataclasses.replace(sizes, trunk=dataclasses.replace(sizes.trunk, max_seq_len=longest))
+
+
+def _longest_row(stage: WindowStage, schema: FeatureSchema, tokens_per_event: int) -> int:
+    """Tokens of the longest row that a stage may read."""
+    num_events = schema.max_history + stage.max_candidates
+    num_user = len(sequence_features(schema))
+    return num_user + tokens_per_event * num_events + stage.max_candidates
+
+
+def impression_model(
+    name: str, log: PreparedLog, settings: Settings, dim: int, *, num_further: int = 0
+) -> nn.Module:
+    """Builds a module of (dense_features, sparse_features) that gives logits.
+
+    Args:
+        name: of the ranker, one of DLRM's or `package.module:build`.
+        log: whose features it reads.
+        settings: its sizes.
+        dim: width of the tables.
+        num_further: dense features behind those of the log's impressions.
+    """
     tables = embedding_bag_configs(log.schema, log.table_rows, dim, init_std=settings.dlrm_init_std)
-    num_dense = 1 + len(log.dense_names)
+    num_dense = 1 + len(log.dense_names) + num_further
     if ":" in name:
         return _import(name)(tables, num_dense)
     interaction: Interaction = "dcn" if name == "dlrm_dcn" else "dot"

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch.distributed as dist
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from pipelines.settings import MTGRStage
+from pipelines.settings import WindowStage
 from torchrec_gr.data.known_before import HistoryAsOf
 from torchrec_gr.data.loader import RequestLoader, View
 from torchrec_gr.data.prepared_log import PreparedLog
@@ -83,7 +83,7 @@ class WindowReading:
         stage: how windows are made, and how many tokens a step has.
     """
 
-    stage: MTGRStage
+    stage: WindowStage
 
     def to_train(
         self, log: PreparedLog, split: str, history_as_of: HistoryAsOf, seed: int

@@ -44,7 +44,7 @@ _STYLE: dict[Any, Any] = {
 _Item = TypeVar("_Item")
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
     """Points and how they are drawn; without a label it is not in the legend."""
 
     x: tuple[float, ...]
@@ -74,11 +74,11 @@ def auc_by_epoch(summaries: Sequence[VariantSummary], info: RunInfo) -> list[Fig
         for summary in baselines:
             if summary.variant.dim == dim and summary not in group:
                 means = summary.mean_by_epoch("auc")
-                lines.append(_Line(*_points(means), _GREY, info.baseline_model, "--"))
+                lines.append(Line(*_points(means), _GREY, info.baseline_model, "--"))
         for summary, color in zip(group, _colors(s.variant for s in group), strict=True):
             means = summary.mean_by_epoch("auc")
-            lines.append(_Line(*_points(means), color, _label(summary.variant), marker="o"))
-            seeds = _Line(
+            lines.append(Line(*_points(means), color, _label(summary.variant), marker="o"))
+            seeds = Line(
                 tuple(row.epoch for row in summary.rows),
                 tuple(row.auc for row in summary.rows),
                 color,
@@ -90,7 +90,7 @@ def auc_by_epoch(summaries: Sequence[VariantSummary], info: RunInfo) -> list[Fig
         title = title_of(model, dim)
         caption = f"{title}: test AUC after each epoch, mean over seeds; small dots are seeds."
         figures.append(
-            _draw(f"auc_by_epoch-{_slug(title)}", caption, ("epoch", "test AUC"), tuple(lines))
+            draw(f"auc_by_epoch-{_slug(title)}", caption, ("epoch", "test AUC"), tuple(lines))
         )
     return figures
 
@@ -109,15 +109,15 @@ def ne_by_epoch(summaries: Sequence[VariantSummary]) -> list[Figure]:
         lines = []
         for summary, color in zip(group, _colors(s.variant for s in group), strict=True):
             test, train = summary.mean_by_epoch("ne"), summary.mean_by_epoch("train_ne")
-            lines.append(_Line(*_points(test), color, _label(summary.variant), marker="o"))
-            lines.append(_Line(*_points(train), color, style=":", marker="."))
+            lines.append(Line(*_points(test), color, _label(summary.variant), marker="o"))
+            lines.append(Line(*_points(train), color, style=":", marker="."))
         title = title_of(model, dim)
         caption = (
             f"{title}: NE after each epoch, mean over seeds; solid on the test rows, dotted on "
             "rows that were trained on."
         )
         name = f"ne_by_epoch-{_slug(title)}"
-        figures.append(_draw(name, caption, ("epoch", "NE"), tuple(lines)))
+        figures.append(draw(name, caption, ("epoch", "NE"), tuple(lines)))
     return figures
 
 
@@ -138,24 +138,22 @@ def auc_by_cost(summaries: Sequence[VariantSummary]) -> list[Figure]:
         for summary, color in zip(group, _colors(s.variant for s in group), strict=True):
             epochs = summary.mean_by_epoch("train_seconds"), summary.mean_by_epoch("auc")
             lines.append(
-                _Line(tuple(epochs[0].values()), tuple(epochs[1].values()), color, alpha=0.35)
+                Line(tuple(epochs[0].values()), tuple(epochs[1].values()), color, alpha=0.35)
             )
             cost = float(np.mean([row.train_seconds for row in summary.chosen]))
             quality = [row.auc for row in summary.chosen]
-            lines.append(_Line((cost, cost), (min(quality), max(quality)), color))
+            lines.append(Line((cost, cost), (min(quality), max(quality)), color))
             marker = _MARKERS[models.index(summary.variant.model) % len(_MARKERS)]
             label = f"{summary.variant.model}, {_label(summary.variant)}"
             peak = (cost,), (float(np.mean(quality)),)
-            lines.append(_Line(*peak, color, label, "", marker))
+            lines.append(Line(*peak, color, label, "", marker))
         title = title_of("quality and cost", dim)
         caption = (
             f"{title}: test AUC against training seconds, pretraining counted. Pale lines are "
             "epochs, markers the chosen ones with the range over seeds."
         )
         axes = ("training seconds, pretraining counted", "test AUC")
-        figures.append(
-            _draw(f"auc_by_cost-{_slug(title)}", caption, axes, tuple(lines), log_x=True)
-        )
+        figures.append(draw(f"auc_by_cost-{_slug(title)}", caption, axes, tuple(lines), log_x=True))
     return figures
 
 
@@ -188,20 +186,20 @@ def training_curves(curves: Sequence[Curve], runs: Iterable[RunKey]) -> list[Fig
             variant = known[curve.name].variant if curve.name in known else None
             color = (_COLORS.get(variant.strategy) if variant else None) or next(spare)
             label = _label(variant) if variant else curve.name
-            lines.append(_Line(_thinned(curve.steps), _thinned(curve.losses), color, label))
+            lines.append(Line(_thinned(curve.steps), _thinned(curve.losses), color, label))
         title = ", ".join(word for word in (stage, title_of(model, dim)) if word)
         caption = f"{title}: training loss by step, averaged over neighbouring steps, one seed."
         name = f"loss-{_slug(title)}"
-        figures.append(_draw(name, caption, ("step", "training loss"), tuple(lines)))
+        figures.append(draw(name, caption, ("step", "training loss"), tuple(lines)))
     return figures
 
 
 @functools.lru_cache(maxsize=256)
-def _draw(
+def draw(
     name: str,
     caption: str,
     axes_names: tuple[str, str],
-    lines: tuple[_Line, ...],
+    lines: tuple[Line, ...],
     log_x: bool = False,
 ) -> Figure:
     """Draws lines, their legend below: the same bytes for the same numbers, and drawn once."""

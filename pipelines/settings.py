@@ -11,8 +11,11 @@ from typing import Any, Literal
 from torchrec_gr.data.loader import HistoryAsOf
 from torchrec_gr.data.segments import Cut
 from torchrec_gr.models.dlrm import DLRMConfig
+from torchrec_gr.models.hstu_ranker_config import HSTURankerConfig
+from torchrec_gr.models.longer import LongerConfig
 from torchrec_gr.models.mtgr_config import MTGRConfig, Size
 from torchrec_gr.models.pinfm_config import Trunk
+from torchrec_gr.modules.sequence_trunk import TrunkConfig
 from torchrec_gr.pretrained.tuning.pinfm_tuning import PinFMTuning
 from torchrec_gr.training.optimizer import DenseOptimizer, TableOptimizer
 from torchrec_gr.training.sharding import Sharding
@@ -60,6 +63,17 @@ class Ranking:
     transferred_scale: float = 1.0
     warmup_steps: int = 100
     cosine_epochs: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class LongerStage(Ranking):
+    """What a LONGER ranker is made of, beside what `Ranking` says.
+
+    Args:
+        sizes: of the model; the width of its tables is the comparison's.
+    """
+
+    sizes: LongerConfig = field(default_factory=LongerConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +159,8 @@ class PinFMStage:
 
 
 @dataclasses.dataclass(frozen=True)
-class MTGRStage:
-    """What an MTGR is made of, how it reads a log and how it trains.
+class WindowStage:
+    """How a ranker of users' windows reads a log and how it trains.
 
     Args:
         batch_tokens: tokens a step, over all processes.
@@ -154,8 +168,6 @@ class MTGRStage:
             `WindowLoader` takes them; histories are scored whole.
         tables, dense: the optimizers.
         transferred_scale, warmup_steps, cosine_epochs: as in `Ranking`.
-        sizes: of the model; the width of its tables is the comparison's.
-        preset: one of the paper's sizes: its width, layers and heads stand in those of `sizes`.
     """
 
     batch_tokens: int = 8192
@@ -168,8 +180,49 @@ class MTGRStage:
     transferred_scale: float = 1.0
     warmup_steps: int = 100
     cosine_epochs: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class MTGRStage(WindowStage):
+    """What an MTGR is made of, beside what `WindowStage` says.
+
+    Args:
+        sizes: of the model; the width of its tables is the comparison's.
+        preset: one of the paper's sizes: its width, layers and heads stand in those of `sizes`.
+    """
+
     sizes: MTGRConfig = field(default_factory=MTGRConfig)
     preset: Size | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class HSTUStage(WindowStage):
+    """What an HSTU ranker is made of, beside what `WindowStage` says.
+
+    Args:
+        sizes: of the model; the width of its tables is the comparison's.
+    """
+
+    sizes: HSTURankerConfig = field(default_factory=HSTURankerConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class LUMStage:
+    """What a LUM is made of and asked, and what DLRM reads of its answers.
+
+    Args:
+        conditions: history features whose sum is an event's condition; empty: the side target.
+        num_queries: the most frequent conditions, which all users are asked under.
+        summary_dim: numbers that the answers are projected to, beside a similarity each.
+        trunk: the layers; its width is that of LUM's tables.
+        training: of step 1.
+    """
+
+    conditions: tuple[str, ...] = ()
+    num_queries: int = 8
+    summary_dim: int = 16
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    training: Pretraining = Pretraining()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,8 +243,10 @@ class Settings:
         pretrain_users: whose histories pretraining reads, each a run of its own: "all", as GPSD's
             protocol has it, or the training users alone.
         history_as_of: how fresh a history is, the same for all models.
-        pretrain, dlrm, gpsd, mtgr: the stages; `dlrm` is that of every impression-level model.
+        pretrain, dlrm, gpsd, mtgr, hstu, longer: the stages; `dlrm` is that of every
+            impression-level model.
         pinfm: the module of `<model>+pinfm`, which is put into an impression-level model.
+        lum: of `pipelines.lum`.
         transformer, dlrm_sizes: the models' sizes.
         widen: in a model of the user's own, the path of the Linear that shall read a module's
             vectors; TorchRec's models need none.
@@ -223,7 +278,10 @@ class Settings:
     dlrm: Ranking = Ranking()
     gpsd: Ranking = Ranking()
     mtgr: MTGRStage = field(default_factory=MTGRStage)
+    hstu: HSTUStage = field(default_factory=HSTUStage)
+    longer: LongerStage = field(default_factory=LongerStage)
     pinfm: PinFMStage = PinFMStage()
+    lum: LUMStage = field(default_factory=LUMStage)
     transformer: GPSDSizes = GPSDSizes()
     widen: str | None = None
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -138,6 +138,13 @@ def one_sequence_each(batch: RequestBatch) -> RequestBatch:
     return _gather(batch, rows, events[is_known], torch.arange(len(rows)), num_known, ones)
 
 
+def take_part(request: RequestBatch, events: Tensor, candidates: Tensor) -> RequestBatch:
+    """Some of the events [T] and candidates [C] of one request, whose labels are not taken."""
+    counts = (torch.tensor([len(places)]) for places in (events, candidates))
+    part = _gather(request, torch.tensor([0]), events, candidates, *counts)
+    return dataclasses.replace(part, labels=None)
+
+
 def _stretches(starts: Tensor, lengths: Tensor) -> Tensor:
     """start, start + 1, ..., start + length - 1 of each."""
     places = torch.arange(int(lengths.sum())) - offsets_of(lengths)[:-1].repeat_interleave(lengths)

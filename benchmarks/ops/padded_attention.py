@@ -34,6 +34,34 @@ def padded_hstu_attention(
     return _unpad((weights * _causal(max_seq_len, q.dtype)) @ v, offsets)
 
 
+def padded_research_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_offsets: Tensor,
+    k_offsets: Tensor,
+    position_table: Tensor,
+    max_seq_len: int,
+) -> Tensor:
+    """silu(q.k + w[place of k - place of q]) / N of all pairs, masked, times v, as HSTU's code.
+
+    Args:
+        q: [Tq, H, D], of the first tokens of each row.
+        k, v: [T, H, D].
+        q_offsets, k_offsets: [B + 1] integers.
+        position_table: [1, 2 * N - 1], w: the entry of distance 0 in its middle.
+        max_seq_len: N, no row is longer.
+
+    Returns:
+        [Tq, H, D].
+    """
+    q = _pad(q, q_offsets, max_seq_len)
+    k, v = (_pad(x, k_offsets, max_seq_len) for x in (k, v))
+    bias = position_table[0].unfold(0, max_seq_len, 1).flip(0)
+    weights = silu(q @ k.transpose(2, 3) + bias) / max_seq_len
+    return _unpad((weights * _causal(max_seq_len, q.dtype)) @ v, q_offsets)
+
+
 def padded_softmax_attention(
     q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, max_seq_len: int
 ) -> Tensor:

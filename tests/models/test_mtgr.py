@@ -8,22 +8,25 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tests.models.dense_mtgr import DenseMTGR
 from tests.models.mtgr_windows import (
     TABLE_DIM,
     TABLE_ROWS,
-    Window,
     batch_of,
     draw_window,
     window_schema,
 )
+from tests.models.window_rankers import (
+    assert_same_as_dense,
+    awkward_windows,
+    gradients_of,
+    results,
+)
 from torchrec_gr.models.mtgr import MTGRRanker
 from torchrec_gr.models.mtgr_config import MTGRConfig
 from torchrec_gr.models.mtgr_rows import lay_out_rows
-from torchrec_gr.sequences.request_batch import NO_TIME, RequestBatch
+from torchrec_gr.sequences.request_batch import RequestBatch
 from torchrec_gr.sequences.visibility import dfgr
 
 CONFIG = MTGRConfig(
@@ -35,25 +38,6 @@ CONFIG = MTGRConfig(
     init_std=0.7,
     position_bias=True,
 )
-
-
-def awkward_windows(seed: int = 0) -> list[Window]:
-    """No history, no candidate, neither, equal times everywhere, one event, unknown times."""
-    draw = random.Random(seed)
-    return [
-        draw_window(draw, *row)
-        for row in [
-            ([1, 5, 5, 9, 9, 12], 1, [5, 5, 9, 10, 13]),
-            ([], 0, [3, 3]),
-            ([2, 2, 4], 2, []),
-            ([7], 0, [8]),
-            ([], 0, []),
-            ([7], 1, [9, 7 + 2]),
-            ([NO_TIME, NO_TIME, 4, 4], 0, [4, 5]),
-            ([NO_TIME, 3, 8], 2, [8, 6, 9]),  # candidates out of order
-            ([6, 6, 6], 0, [6]),
-        ]
-    ]
 
 
 def ranker(config: MTGRConfig, num_labels: int = 2) -> MTGRRanker:
@@ -68,39 +52,12 @@ def ranker(config: MTGRConfig, num_labels: int = 2) -> MTGRRanker:
     return model
 
 
-def results(model: MTGRRanker, batch: RequestBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Loss, logits and every parameter's gradient."""
-    model.zero_grad()
-    loss, output = model(batch)
-    loss.backward()
-    assert output.logits is not None
-    return loss.detach(), output.logits, _gradients(model)
-
-
-def _gradients(model: MTGRRanker) -> dict[str, Tensor]:
-    return {
-        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
-        for name, p in model.named_parameters()
-    }
-
-
 def assert_equals_its_definition(
     config: MTGRConfig, batch: RequestBatch, num_labels: int = 2
 ) -> None:
     model = ranker(config, num_labels)
-    loss, logits, gradients = results(model, batch)
-    model.zero_grad()
-    exact = DenseMTGR(model, config, window_schema(("click", "like")[:num_labels]))(batch)
-    assert batch.labels is not None
-    exact_loss = binary_cross_entropy_with_logits(exact, batch.labels.double())
-    exact_loss.backward()
-    torch.testing.assert_close(logits.double(), exact.detach(), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(loss.double(), exact_loss.detach(), rtol=1e-5, atol=1e-6)
-    for name, gradient in _gradients(model).items():
-        torch.testing.assert_close(
-            gradients[name], gradient, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
-        )
-        assert gradient.any(), f"{name} is not tested: it has no gradient"
+    schema = window_schema(("click", "like")[:num_labels])
+    assert_same_as_dense(model, DenseMTGR(model, config, schema), batch)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +143,7 @@ def test_bf16_autocast_is_near(micro_batches: int) -> None:
     assert output.logits.dtype == torch.float32
     torch.testing.assert_close(half_loss.detach(), loss, rtol=0.02, atol=0)
     torch.testing.assert_close(output.logits, logits, rtol=0.05, atol=0.05)
-    for name, gradient in _gradients(model).items():
+    for name, gradient in gradients_of(model).items():
         assert gradient.dtype == torch.float32
         distance = (gradient - gradients[name]).norm() / gradients[name].norm()
         assert distance < 0.1, name

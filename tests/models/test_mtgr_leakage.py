@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -14,16 +13,10 @@ from torch import Tensor
 from tests.models.mtgr_windows import (
     TABLE_DIM,
     TABLE_ROWS,
-    Candidate,
-    Event,
     Window,
-    batch_of,
-    changed,
-    draw_candidate,
-    draw_event,
-    draw_window,
     window_schema,
 )
+from tests.models.window_rankers import moments, moved, windows_of_few_times
 from torchrec_gr.models import mtgr as model_file
 from torchrec_gr.models import mtgr_rows
 from torchrec_gr.models.mtgr import MTGRRanker
@@ -37,14 +30,7 @@ CONFIG = MTGRConfig(
 
 @pytest.fixture
 def windows() -> list[Window]:
-    """Real-time events and candidates at few times, so that most are equal to others."""
-    draw = random.Random(0)
-
-    def times(count: int) -> list[int]:
-        return sorted(draw.randrange(10, 16) for _ in range(count))
-
-    static = [[1, 2, 2], [], [4]]
-    return [draw_window(draw, s + times(7), len(s), times(6)) for s in static]
+    return windows_of_few_times()
 
 
 def ranker(config: MTGRConfig) -> MTGRRanker:
@@ -56,56 +42,6 @@ def ranker(config: MTGRConfig) -> MTGRRanker:
             if "norm" in name or "position_table" in name:
                 parameter.add_(0.5 * torch.randn_like(parameter))
     return model
-
-
-def moved(model: MTGRRanker, windows: list[Window], moment: int) -> set[str]:
-    """What of the future changes a prediction at or before a moment, in any bit.
-
-    The future is every event that is not earlier than the moment, and every later candidate.
-    """
-    draw = random.Random(1)
-
-    def is_future(x: Event | Candidate) -> bool:
-        return x.time > moment or (x.time == moment and isinstance(x, Event))
-
-    def another(x: Event | Candidate) -> Event | Candidate:
-        return (draw_event if isinstance(x, Event) else draw_candidate)(draw, x.time)
-
-    futures: dict[str, Callable[[Any], list[Any]]] = {
-        "changed": lambda x: [another(x)] if is_future(x) else [x],
-        "removed": lambda x: [] if is_future(x) else [x],
-        "added": lambda x: [x, another(x), another(x)] if is_future(x) else [x],
-    }
-    # What is removed goes to a window of its own, for a product of matrices of fewer rows may round
-    # differently.
-    gone = [changed(w, lambda x: [x] if is_future(x) else []) for w in windows]
-    events = tuple(sorted((e for w in gone for e in w.events), key=lambda e: e.time))
-    candidates = tuple(c for w in gone for c in w.candidates)
-    elsewhere = {"removed": Window(events, 0, candidates, 0, 0.0)}
-    nothing = Window((), 0, (), 0, 0.0)
-
-    num_compared = sum(c.time <= moment for w in windows for c in w.candidates)
-    before = logits_until(model, [*windows, nothing], moment)
-    assert len(before) == num_compared > 0
-    found = set()
-    for name, future in futures.items():
-        of_others = elsewhere.get(name, nothing)
-        after = logits_until(model, [*(changed(w, future) for w in windows), of_others], moment)
-        if not torch.equal(before, after):
-            found.add(name)
-    return found
-
-
-def logits_until(model: MTGRRanker, windows: list[Window], moment: int) -> Tensor:
-    batch = batch_of(windows)
-    with torch.no_grad():
-        _, output = model(batch)
-    assert output.logits is not None
-    return output.logits[batch.candidate_times <= moment]
-
-
-def moments(windows: list[Window]) -> list[int]:
-    return sorted({c.time for window in windows for c in window.candidates})
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_markdown_links_the_plots_that_are_there(tmp_path: Path) -> None:
 def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     append_results(tmp_path, rows(2))
     first = write_report(tmp_path).read_bytes()
-    report_plots._draw.cache_clear()  # as in another process
+    report_plots.draw.cache_clear()  # as in another process
     assert write_report(tmp_path).read_bytes() == first
 
 

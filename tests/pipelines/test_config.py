@@ -29,12 +29,18 @@ class Tuned:
     inner: Inner = Inner(0.5, "adagrad")
 
 
+@dataclasses.dataclass(frozen=True)
+class Made:
+    inner: Inner = dataclasses.field(default_factory=lambda: Inner(0.5, "adagrad"))
+
+
 def test_what_is_left_out_keeps_its_default() -> None:
     assert build(Outer, {"inner": {"rate": 1}}) == Outer(inner=Inner(rate=1.0))
 
 
-def test_what_is_left_out_of_a_nested_setting_keeps_the_outer_default() -> None:
-    assert build(Tuned, {"inner": {"rate": 2.0}}) == Tuned(Inner(2.0, "adagrad"))
+@pytest.mark.parametrize("outer", [Tuned, Made])
+def test_what_is_left_out_of_a_nested_setting_keeps_the_outer_default(outer: type) -> None:
+    assert build(outer, {"inner": {"rate": 2.0}}) == outer(Inner(2.0, "adagrad"))
 
 
 def test_plain_values_come_back() -> None:

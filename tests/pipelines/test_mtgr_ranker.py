@@ -6,18 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 import yaml
 
-from pipelines import compare, finetune, pretrain
+from pipelines import finetune, pretrain
 from pipelines.command_line import read_settings
 from pipelines.comparison_plan import plan
 from pipelines.rankers import mtgr_config
 from pipelines.settings import MTGRStage
 from pipelines.trained_run import open_run
+from tests.pipelines.clicks import SCHEMA, run, write_clicks
 from torchrec_gr.data.log_source import TEST
 from torchrec_gr.metrics import auc, normalized_entropy
 from torchrec_gr.models.mtgr_config import MTGRConfig
@@ -28,34 +27,6 @@ from torchrec_gr.training.process_group import process_group
 from torchrec_gr.training.tables import table_of
 from torchrec_gr.training.trainer import Trainer
 
-CROSS = {"role": "candidate", "kind": "dense", "over": ["user", "item"]}
-SCHEMA = {
-    "name": "clicks",
-    "user": "user",
-    "time": "time",
-    "time_unit": "s",
-    "labels": ["view", "click"],
-    "max_history": 8,
-    "tables": [{"name": name} for name in ("item", "user", "page", "seen")],
-    "request_features": ["page"],
-    "features": [
-        {"name": "user", "role": "contextual"},
-        {"name": "page", "role": "contextual"},
-        {"name": "item", "role": "candidate"},
-        {"name": "user_item_count", "statistic": "count", **CROSS},
-        {"name": "user_item_rate", "statistic": "rate", "of": "click", **CROSS},
-        {
-            "name": "seen",
-            "statistic": "count",
-            "kind": "categorical",
-            "table": "seen",
-            "role": "candidate",
-            "over": ["user", "item"],
-        },
-        {"name": "history_item", "role": "history", "column": "item"},
-    ],
-    "target": "history_item",
-}
 SETTINGS: dict[str, Any] = {
     "data": "custom",
     "dims": [8],
@@ -79,46 +50,11 @@ SETTINGS: dict[str, Any] = {
         "dfgr": {"mtgr": {"sizes": {"flow": "dfgr"}}},
     },
 }
-DAY = 24 * 3600
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten days of a log with two labels, and the settings that read it."""
-    folder = tmp_path_factory.mktemp("log")
-    rng = np.random.default_rng(0)
-    log = pd.DataFrame(
-        {
-            "user": rng.integers(0, 40, 900),
-            "time": rng.integers(0, 10 * DAY, 900) // 600 * 600,
-            "item": rng.integers(0, 20, 900),
-            "page": rng.integers(0, 3, 900),
-            "view": rng.integers(0, 2, 900),
-            "click": rng.integers(0, 2, 900),
-        }
-    )
-    log.to_parquet(folder / "log.parquet")
-    (folder / "schema.yaml").write_text(yaml.safe_dump(SCHEMA))
-    options = {
-        "schema": str(folder / "schema.yaml"),
-        "rows": "*.parquet",
-        "validation_from": 7 * DAY,
-        "test_from": 8 * DAY,
-    }
-    path = folder / "config.yaml"
-    settings = {**SETTINGS, "data_dir": str(folder), "data_options": options}
-    path.write_text(yaml.safe_dump(settings))
-    return path
-
-
-def rows_of(out: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
-    rows = json.loads((out / "results.json").read_text())
-    return {(row["model"], row["strategy"], row["epoch"]): row for row in rows}
-
-
-def run(config: Path, out: Path, *further: str) -> dict[tuple[str, str, int], dict[str, Any]]:
-    compare.main(["--config", str(config), "--out", str(out), *further])
-    return rows_of(out)
+    return write_clicks(tmp_path_factory.mktemp("log"), SETTINGS)
 
 
 def test_a_comparison_of_every_form_scores_the_same_rows(config: Path, tmp_path: Path) -> None:

@@ -83,23 +83,24 @@ def test_cached_history(dtype: torch.dtype) -> None:
 
 
 def _longer_sees(query: Token, key: Token) -> bool:
-    if query.kind == "global":
-        return True
-    return key.kind == "sequence" and _earlier(query, key)
+    if query.kind == "sequence":
+        return key.kind == "sequence" and _earlier(query, key)
+    return key.kind != "candidate"
 
 
 @dtypes
 def test_longer(dtype: torch.dtype) -> None:
-    num_globals, skipped, recent = _draw(4, 4, 4)
-    q_offsets = offsets_of(_sum(num_globals, recent), dtype)
-    k_offsets = offsets_of(_sum(num_globals, skipped, recent), dtype)
+    num_globals, skipped, recent, candidates = _draw(4, 4, 4, 3)
+    q_offsets = offsets_of(_sum(num_globals, recent, candidates), dtype)
+    k_offsets = offsets_of(_sum(num_globals, skipped, recent, candidates), dtype)
     expected, own = [], []
-    for g, s, r in zip(num_globals, skipped, recent, strict=True):
-        keys = tokens("global", g) + tokens("sequence", s + r)
+    for g, s, r, c in zip(num_globals, skipped, recent, candidates, strict=True):
+        keys = tokens("global", g) + tokens("sequence", s + r) + tokens("candidate", c)
         queries = keys[:g] + keys[g + s :]
         expected.append(mask_of(_longer_sees, queries, keys))
         own += [keys.index(query) for query in queries]
-    spans = longer(q_offsets, k_offsets, torch.tensor(num_globals, dtype=dtype))
+    counts = (torch.tensor(num, dtype=dtype) for num in (num_globals, candidates))
+    spans = longer(q_offsets, k_offsets, *counts)
     assert_same(masks_of(spans, q_offsets, k_offsets), expected)
     assert spans.own is not None
     assert spans.own.tolist() == own
@@ -107,8 +108,8 @@ def test_longer(dtype: torch.dtype) -> None:
 
 def test_longer_with_as_many_globals_in_every_row() -> None:
     q_offsets, k_offsets = torch.tensor([0, 3, 5]), torch.tensor([0, 7, 9])
-    one_number = longer(q_offsets, k_offsets, 2)
-    of_rows = longer(q_offsets, k_offsets, torch.tensor([2, 2]))
+    one_number = longer(q_offsets, k_offsets, 1, 1)
+    of_rows = longer(q_offsets, k_offsets, torch.tensor([1, 1]), torch.tensor([1, 1]))
     assert_same(masks_of(one_number, q_offsets, k_offsets), masks_of(of_rows, q_offsets, k_offsets))
 
 
@@ -164,7 +165,7 @@ TRACED: dict[str, tuple[Callable[..., KeySpans], tuple[Tensor, ...]]] = {
     ),
     "mtgr": (mtgr, (OFFSETS, COUNTS, COUNTS, TIMES)),
     "cached_history": (cached_history, (SHORTER, OFFSETS)),
-    "longer": (longer, (SHORTER, OFFSETS, COUNTS)),
+    "longer": (longer, (SHORTER, OFFSETS, SHORTER.diff() // 2, SHORTER.diff() // 2)),
     "dfgr": (dfgr, (OFFSETS,)),
     "set_wise": (set_wise, (OFFSETS,)),
 }
@@ -211,6 +212,7 @@ REFUSED: list[tuple[str, Callable[[], KeySpans]]] = [
     (r"k_offsets: expected \[3\]", lambda: cached_history(ROWS, offsets_of([9]))),
     ("num_globals: .* got 5 at index 0", lambda: longer(ROWS, ROWS, 5)),
     ("num_globals: .* got -1 at index 1", lambda: longer(ROWS, ROWS, torch.tensor([0, -1]))),
+    ("num_candidates: .* got 3 at index 0", lambda: longer(ROWS, ROWS, 2, 3)),
 ]
 
 

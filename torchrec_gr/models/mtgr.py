@@ -13,15 +13,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingCollection
-from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from torchrec_gr.models.mtgr_config import MTGRConfig
 from torchrec_gr.models.mtgr_rows import lay_out_rows
-from torchrec_gr.models.mtgr_tokens import InputWidths, MTGRInputs, MTGRReader
+from torchrec_gr.models.ranking_body import RankingBody
+from torchrec_gr.models.ranking_inputs import InputWidths, RankingInputs, RankingReader
 from torchrec_gr.models.table_configs import embedding_configs
-from torchrec_gr.modules.gradient_accumulation import accumulate
+from torchrec_gr.modules.feature_tokens import UserTokens, token_mlp
 from torchrec_gr.modules.mtgr_layer import MTGRLayer
-from torchrec_gr.modules.ranking_loss import RankingLoss
 from torchrec_gr.modules.step_output import StepOutput
 from torchrec_gr.modules.task_heads import TaskHeads
 from torchrec_gr.schema.feature_schema import FeatureSchema, Role
@@ -63,32 +62,18 @@ class MTGRRanker(nn.Module):
         return self.body(self.embeddings(batch.ids), batch)
 
 
-class MTGRBody(nn.Module):
+class MTGRBody(RankingBody):
     """Everything of the ranker but its tables."""
 
     def __init__(self, config: MTGRConfig, schema: FeatureSchema, table_dim: int) -> None:
-        super().__init__()
-        self.reader = MTGRReader(schema, table_dim, config.flow, config.init_std)
-        self.trunk = MTGRTrunk(config, self.reader.widths, len(schema.labels))
-        self.micro_batches = config.micro_batches
-        self.loss = RankingLoss()
+        reads_as_events = config.flow == "dfgr"
+        reader = RankingReader(schema, table_dim, config.init_std, reads_as_events=reads_as_events)
+        super().__init__(reader, config.micro_batches)
+        self.trunk = MTGRTrunk(config, reader.widths, len(schema.labels))
 
-    def forward(
-        self, embeddings: dict[str, JaggedTensor], batch: RequestBatch
-    ) -> tuple[Tensor, StepOutput]:
-        """Returns the loss to call `backward` on, and the step's output."""
-        inputs = self.reader(embeddings, batch)
-        if self.micro_batches == 1 or batch.labels is None or not torch.is_grad_enabled():
-            return self.loss(self.trunk(inputs), batch.labels)
-        pieces = inputs.pieces(self.micro_batches)
-        labels = batch.labels.split([piece.candidates.shape[0] for piece in pieces])
-
-        def score(piece: tuple[Tensor, ...], number: int) -> tuple[Tensor, Tensor]:
-            logits = self.trunk(MTGRInputs(*piece))
-            return self.loss.total(logits, labels[number]), logits
-
-        total, logits = accumulate(score, pieces, self.trunk.parameters())
-        return self.loss.mean(total, torch.cat(logits), batch.labels)
+    def score(self, inputs: RankingInputs) -> Tensor:
+        """Logits of the candidates, [C, tasks]."""
+        return cast(Tensor, self.trunk(inputs))
 
 
 class MTGRTrunk(nn.Module):
@@ -106,10 +91,9 @@ class MTGRTrunk(nn.Module):
         super().__init__()
         dim = config.dim
         self.config = config
-        self.num_user_tokens = widths.num_scalars + widths.num_numbers
-        self.user = UserTokens(widths, dim)
-        self.event = _mlp(widths.event, dim)
-        self.candidate = _mlp(widths.candidate + 1, dim)
+        self.user = UserTokens(widths.num_scalars, widths.num_numbers, widths.embedding, dim)
+        self.event = token_mlp(widths.event, dim)
+        self.candidate = token_mlp(widths.candidate + 1, dim)
         positions = config.max_seq_len if config.position_bias else None
         self.layers = nn.ModuleList(
             MTGRLayer(dim, config.num_heads, len(config.norm_groups), positions)
@@ -119,13 +103,13 @@ class MTGRTrunk(nn.Module):
         self.heads = TaskHeads(dim, num_tasks, config.task_hidden)
         self.register_buffer("group_of_kind", torch.tensor(config.group_of_kind), persistent=False)
 
-    def forward(self, inputs: MTGRInputs) -> Tensor:
+    def forward(self, inputs: RankingInputs) -> Tensor:
         """Logits of the candidates, [C, tasks].
 
         Raises:
             ValueError: a row of more tokens than `max_seq_len`, or history events out of order.
         """
-        rows = lay_out_rows(inputs, self.num_user_tokens, self.config)
+        rows = lay_out_rows(inputs, self.user.num_tokens, self.config)
         x = rows.join(*self._tokens(inputs, rows.num_seen))
         groups = self.group_of_kind[rows.kinds]
         *earlier, last = cast("list[MTGRLayer]", list(self.layers))
@@ -135,7 +119,7 @@ class MTGRTrunk(nn.Module):
         x = last(x, wanted, groups, rows.positions)
         return self.heads(self.final_norm(x))
 
-    def _tokens(self, inputs: MTGRInputs, num_seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _tokens(self, inputs: RankingInputs, num_seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The user's tokens, row after row, the events' and the candidates'."""
         seen = num_seen.to(inputs.candidates.dtype).log1p().unsqueeze(1)
         candidates = self.candidate(torch.cat([inputs.candidates, seen], dim=1))
@@ -144,25 +128,3 @@ class MTGRTrunk(nn.Module):
         events = self.event(inputs.events)
         user = self.user(inputs.user, inputs.user_numbers).to(events.dtype)  # autocast's choice
         return user.flatten(0, 1), events, candidates
-
-
-class UserTokens(nn.Module):
-    """A token for each scalar of the user, projected by weights of its own: [U, F + N, D]."""
-
-    def __init__(self, widths: InputWidths, dim: int) -> None:
-        super().__init__()
-        self.of_ids = nn.Parameter(torch.empty(widths.num_scalars, widths.embedding, dim))
-        self.of_numbers = nn.Parameter(torch.empty(widths.num_numbers, dim))
-        self.bias = nn.Parameter(torch.empty(widths.num_scalars + widths.num_numbers, dim))
-        for weight in (self.of_ids, self.of_numbers, self.bias):
-            nn.init.uniform_(weight, -(widths.embedding**-0.5), widths.embedding**-0.5)
-
-    def forward(self, ids: Tensor, numbers: Tensor) -> Tensor:
-        """Maps [U, F, E] embeddings and [U, N] numbers to [U, F + N, D]."""
-        of_ids = (ids.transpose(0, 1) @ self.of_ids).transpose(0, 1)
-        of_numbers = numbers.unsqueeze(2) * self.of_numbers
-        return torch.cat([of_ids, of_numbers], dim=1) + self.bias
-
-
-def _mlp(in_dim: int, dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(in_dim, dim), nn.SiLU(), nn.Linear(dim, dim))

@@ -8,11 +8,16 @@ import torch
 from torch import Tensor
 
 from torchrec_gr.models.mtgr_config import TOKEN_KINDS, MTGRConfig
-from torchrec_gr.models.mtgr_tokens import MTGRInputs
+from torchrec_gr.models.ranking_inputs import RankingInputs
 from torchrec_gr.modules.attention_rows import AttentionRows
 from torchrec_gr.ops.attention_spans import KeySpans
 from torchrec_gr.ops.jagged_concat import jagged_concat
-from torchrec_gr.sequences.candidate_layout import CandidateLayout, lay_out_candidates, offsets_of
+from torchrec_gr.sequences.candidate_layout import (
+    CandidateLayout,
+    lay_out_candidates,
+    offsets_of,
+    require_room,
+)
 from torchrec_gr.sequences.request_batch import NO_TIME
 from torchrec_gr.sequences.visibility import mtgr
 
@@ -45,7 +50,7 @@ class MTGRRows:
         return self.layout.interleave(context, candidates)
 
 
-def lay_out_rows(inputs: MTGRInputs, num_user: int, config: MTGRConfig) -> MTGRRows:
+def lay_out_rows(inputs: RankingInputs, num_user: int, config: MTGRConfig) -> MTGRRows:
     """Lays the tokens of a batch out.
 
     Args:
@@ -63,7 +68,7 @@ def lay_out_rows(inputs: MTGRInputs, num_user: int, config: MTGRConfig) -> MTGRR
         inputs.num_candidates,
         sums=(num_events + num_user * num_rows, inputs.candidate_times.shape[0]),
     )
-    _require_room(layout, config.max_seq_len)
+    require_room(layout.offsets.diff(), config.max_seq_len)
     user_offsets = num_user * torch.arange(num_rows + 1, device=num_context.device)
     event_offsets = offsets_of(inputs.num_history)
     rows = torch.arange(num_rows, device=num_context.device)
@@ -95,7 +100,7 @@ def lay_out_rows(inputs: MTGRInputs, num_user: int, config: MTGRConfig) -> MTGRR
 
 
 def _spans(
-    inputs: MTGRInputs,
+    inputs: RankingInputs,
     offsets: Tensor,
     num_user: int,
     times: Tensor,
@@ -109,7 +114,7 @@ def _spans(
     return mtgr(offsets, num_user + num_static, num_history - num_static, times)
 
 
-def _moments(inputs: MTGRInputs, config: MTGRConfig) -> Tensor:
+def _moments(inputs: RankingInputs, config: MTGRConfig) -> Tensor:
     """[C] int64: a candidate sees what happened before; under "causal" before its row's first."""
     times, num_candidates = inputs.candidate_times, inputs.num_candidates
     if config.mask == "dynamic":
@@ -118,14 +123,3 @@ def _moments(inputs: MTGRInputs, config: MTGRConfig) -> Tensor:
     rows = rows.repeat_interleave(num_candidates, output_size=times.shape[0])
     first = times.new_full(num_candidates.shape, torch.iinfo(torch.int64).max)
     return first.scatter_reduce(0, rows, times, "amin")[rows]
-
-
-def _require_room(layout: CandidateLayout, max_seq_len: int) -> None:
-    if torch.compiler.is_compiling():
-        return
-    longest = int(layout.offsets.diff().max())
-    if longest > max_seq_len:
-        raise ValueError(
-            f"a row has {longest} tokens, more than max_seq_len {max_seq_len}: read fewer "
-            "candidates a row or a shorter history, or configure longer rows"
-        )

@@ -107,6 +107,18 @@ def offsets_of(lengths: Tensor) -> Tensor:
     return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
 
 
+def require_room(lengths: Tensor, max_seq_len: int) -> None:
+    """Raises ValueError where one of U rows has more tokens than that; not in a traced program."""
+    if torch.compiler.is_compiling() or not lengths.numel():
+        return
+    longest = int(lengths.max())
+    if longest > max_seq_len:
+        raise ValueError(
+            f"a row has {longest} tokens, more than max_seq_len {max_seq_len}: read fewer "
+            "candidates a row or a shorter history, or configure longer rows"
+        )
+
+
 def _places(lengths: Tensor, num_tokens: int) -> Tensor:
     """Counts 0, 1, ... inside each row of a jagged batch: [sum(lengths)] int64."""
     begins = offsets_of(lengths)[:-1].repeat_interleave(lengths, output_size=num_tokens)

@@ -182,39 +182,55 @@ def cached_history(q_offsets: Tensor, k_offsets: Tensor) -> KeySpans:
     return KeySpans(torch.zeros_like(places), num_history[rows].int())
 
 
-def longer(q_offsets: Tensor, k_offsets: Tensor, num_globals: Tensor | int) -> KeySpans:
+def longer(
+    q_offsets: Tensor,
+    k_offsets: Tensor,
+    num_globals: Tensor | int,
+    num_candidates: Tensor | int = 0,
+) -> KeySpans:
     """Global tokens see the whole row; a recent one sees the sequence up to itself, no globals.
 
     The candidate is among the global tokens, so the sequence's keys and values hold for all
     candidates. For the layers behind the first, where keys are the queries, give the same offsets
     twice.
 
+    Several candidates may share a row, behind its sequence: each sees what a global token sees, and
+    of the candidates itself alone; no other token sees a candidate.
+
     Args:
-        q_offsets: [B + 1] int32 or int64, where each row [globals ; most recent of the sequence] of
-            queries begins; the last is Tq.
-        k_offsets: [B + 1] int32 or int64, where each row [globals ; sequence] of keys begins.
+        q_offsets: [B + 1] int32 or int64, where each row [globals ; most recent of the sequence ;
+            candidates] of queries begins; the last is Tq.
+        k_offsets: [B + 1] int32 or int64, where each row [globals ; sequence ; candidates] of keys
+            begins.
         num_globals: the global tokens of each row: [B] int32 or int64, or one number for all rows.
+        num_candidates: likewise of the candidates behind the sequence.
 
     Returns:
         Spans of Tq queries over the keys, with the place of each among them as `own`.
 
     Raises:
-        ValueError: offsets do not rise from 0, a row has fewer keys than queries, or a count of
-            globals is negative or more than the row's queries.
+        ValueError: offsets do not rise from 0, a row has fewer keys than queries, or a count is
+            negative or more than the row's queries.
 
     Source: LONGER, 2505.04421, global tokens and hybrid causal attention; that the sequence sees
-        none of the globals, where the paper names the candidate, is our reading.
+        none of the globals, where the paper names the candidate, is our reading, and so are
+        candidates that share a row.
     """
     rows, places = _locate("q_offsets", q_offsets)
     num_skipped = _num_other_keys(q_offsets, k_offsets)
     num_globals = _one_a_row("num_globals", num_globals, q_offsets)
-    _check(_fits("num_globals", num_globals, q_offsets))
+    num_candidates = _one_a_row("num_candidates", num_candidates, q_offsets)
+    _check(
+        _fits("num_globals", num_globals, q_offsets),
+        _fits("num_candidates", num_candidates, q_offsets, before=num_globals),
+    )
     sequence_begin = num_globals[rows].int()
+    sequence_end = (k_offsets.diff() - num_candidates)[rows].int()
     is_global = places < sequence_begin
     own = places + num_skipped[rows].int().masked_fill(is_global, 0)
-    start = sequence_begin.masked_fill(is_global, 0)
-    end = torch.where(is_global, k_offsets.diff()[rows].int(), own)
-    return KeySpans(start, end, own)
+    sees_all = is_global | (own >= sequence_end)
+    start = sequence_begin.masked_fill(sees_all, 0)
+    return KeySpans(start, torch.where(sees_all, sequence_end, own), own)
 
 
 def dfgr(offsets: Tensor) -> KeySpans:

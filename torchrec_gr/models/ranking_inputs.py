@@ -1,30 +1,32 @@
-"""From a batch and its embeddings to what each MTGR token is made of."""
+"""From a batch and its embeddings to what the tokens of a ranker are made of."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
-from torchrec_gr.models.mtgr_config import Flow
 from torchrec_gr.schema.feature_schema import FeatureSchema
 from torchrec_gr.sequences.candidate_layout import offsets_of
 from torchrec_gr.sequences.request_batch import NO_TIME, RequestBatch
 
 
-class MTGRInputs(NamedTuple):
+class RankingInputs(NamedTuple):
     """What the tokens of U rows are made of: T events, C candidates.
 
     Args:
         user: [U, F, E], embeddings of the user's F scalars.
         user_numbers: [U, N].
-        events: [T, ...], the features of every event side by side.
+        events: [T, ...], the features of every event side by side; those of its item alone where
+            the reader splits off what came of it.
+        actions: [T, ...], likewise what came of every event; of no width where nothing is split.
         candidates: [C, ...], likewise of every candidate.
-        as_events: [C, ...], the candidates as events whose outcome is not known; of no width
-            unless the flow is DFGR's.
+        as_events: [C, ...], the candidates as `events` are; of no width where the reader does not
+            read them so.
         num_history, num_static, num_candidates: [U] int64.
         event_times, candidate_times: [T], [C] int64.
     """
@@ -32,6 +34,7 @@ class MTGRInputs(NamedTuple):
     user: Tensor
     user_numbers: Tensor
     events: Tensor
+    actions: Tensor
     candidates: Tensor
     as_events: Tensor
     num_history: Tensor
@@ -40,7 +43,7 @@ class MTGRInputs(NamedTuple):
     event_times: Tensor
     candidate_times: Tensor
 
-    def pieces(self, num_pieces: int) -> list[MTGRInputs]:
+    def pieces(self, num_pieces: int) -> list[RankingInputs]:
         """Cuts the rows into so many pieces of about as many tokens, fewer where rows are few."""
         num_scalars = self.user.shape[1] + self.user_numbers.shape[1]
         tokens = offsets_of(num_scalars + self.num_history + self.num_candidates)
@@ -50,30 +53,33 @@ class MTGRInputs(NamedTuple):
         rows = borders.diff().tolist()
         events = offsets_of(self.num_history)[borders].diff().tolist()
         candidates = offsets_of(self.num_candidates)[borders].diff().tolist()
-        sizes = (rows, rows, events, candidates, candidates, rows, rows, rows, events, candidates)
+        sizes = (
+            *(rows, rows, events, events, candidates, candidates),
+            *(rows, rows, rows, events, candidates),
+        )
         columns = (x.split(size) for x, size in zip(self, sizes, strict=True))
-        return [MTGRInputs(*piece) for piece in zip(*columns, strict=True)]
+        return [RankingInputs(*piece) for piece in zip(*columns, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
 class InputWidths:
-    """How wide the parts of MTGRInputs are.
+    """How wide the parts of RankingInputs are.
 
     Args:
         embedding: E.
         num_scalars, num_numbers: F and N.
-        event, candidate, as_event: of an event, a candidate, and a candidate as an event.
+        event, action, candidate: of an event, what came of it, and a candidate.
     """
 
     embedding: int
     num_scalars: int
     num_numbers: int
     event: int
+    action: int
     candidate: int
-    as_event: int
 
 
-class MTGRReader(nn.Module):
+class RankingReader(nn.Module):
     """Gathers what the tokens are made of: the user's scalars, the events, the candidates.
 
     A request's own features (the schema's `request_features`) belong to its candidates: those of
@@ -82,13 +88,20 @@ class MTGRReader(nn.Module):
     Args:
         schema: whose features.
         embedding_dim: E, width of the tables.
-        flow: "dfgr" reads candidates as events too: what an event has and no candidate (its
-            outcome) is then a learned placeholder, or the number 0.
         init_std: of the placeholders.
+        splits_actions: what an event has and no candidate, its outcome, is read apart.
+        reads_as_events: candidates are read as events too; an outcome that is not read apart is
+            then a learned placeholder, or the number 0.
     """
 
     def __init__(
-        self, schema: FeatureSchema, embedding_dim: int, flow: Flow, init_std: float
+        self,
+        schema: FeatureSchema,
+        embedding_dim: int,
+        init_std: float,
+        *,
+        splits_actions: bool = False,
+        reads_as_events: bool = False,
     ) -> None:
         super().__init__()
         of_request = set(schema.request_features)
@@ -96,38 +109,43 @@ class MTGRReader(nn.Module):
         self.user = [f.name for f in contextual if f.name not in of_request]
         self.user_columns = [i for i, f in enumerate(numbers) if f.name not in of_request]
         self.request_columns = [i for i, f in enumerate(numbers) if f.name in of_request]
-        self.history = [f.name for f in schema.of("history")]
         requests = [f.name for f in contextual if f.name in of_request]
         self.candidates = [f.name for f in schema.of("candidate")] + requests
         self.num_candidate_numbers = len(schema.of("candidate", "dense"))
-        self.twins, self.number_twins = _twins(schema) if flow == "dfgr" else ([], [])
-        self.reads_as_events = flow == "dfgr"
+        self.reads_as_events = reads_as_events
+        twins, number_twins = _twins(schema)
+        history = [f.name for f in schema.of("history")]
+        of_items, of_actions = _split(twins, splits_actions)
+        self.events, self.actions = ([history[i] for i in of] for of in (of_items, of_actions))
+        self.event_numbers, self.action_numbers = _split(number_twins, splits_actions)
+        self.twins = [twins[i] for i in of_items]
+        self.number_twins = [number_twins[i] for i in self.event_numbers]
         self.placeholders = None
-        if None in self.twins:
+        if reads_as_events and None in self.twins:
             self.placeholders = nn.Parameter(torch.empty(self.twins.count(None), embedding_dim))
             nn.init.normal_(self.placeholders, std=init_std)
-        event = len(self.history) * embedding_dim + len(schema.of("history", "dense"))
         num_candidate_numbers = self.num_candidate_numbers + len(self.request_columns)
         self.widths = InputWidths(
             embedding=embedding_dim,
             num_scalars=len(self.user),
             num_numbers=len(self.user_columns),
-            event=event,
+            event=len(self.events) * embedding_dim + len(self.event_numbers),
+            action=len(self.actions) * embedding_dim + len(self.action_numbers),
             candidate=len(self.candidates) * embedding_dim + num_candidate_numbers,
-            as_event=event if self.reads_as_events else 0,
         )
 
-    def forward(self, embeddings: dict[str, JaggedTensor], batch: RequestBatch) -> MTGRInputs:
+    def forward(self, embeddings: dict[str, JaggedTensor], batch: RequestBatch) -> RankingInputs:
         """Reads a batch of U rows."""
         values = {key: embedding.values() for key, embedding in embeddings.items()}
         numbers = self._candidate_numbers(batch)
         num_history = batch.num_history()
-        return MTGRInputs(
+        return RankingInputs(
             user=self._user(values, batch),
             user_numbers=self._contextual_numbers(batch, self.user_columns),
-            events=_side_by_side([values[f] for f in self.history], batch.dense_history),
-            candidates=_side_by_side(
-                [self._of_candidates(f, values, batch) for f in self.candidates], numbers
+            events=self._of_events(values, batch, self.events, self.event_numbers),
+            actions=self._of_events(values, batch, self.actions, self.action_numbers),
+            candidates=torch.cat(
+                [*(self._of_candidates(f, values, batch) for f in self.candidates), numbers], dim=1
             ),
             as_events=self._as_events(values, numbers),
             num_history=num_history,
@@ -143,6 +161,18 @@ class MTGRReader(nn.Module):
                 batch.num_requests, 0, self.widths.embedding, dtype=torch.float32
             )
         return torch.stack([values[f] for f in self.user], dim=1)
+
+    def _of_events(
+        self, values: dict[str, Tensor], batch: RequestBatch, names: list[str], columns: list[int]
+    ) -> Tensor:
+        """[T, ...]: some features of the events side by side, numbers by their places."""
+        given = batch.dense_history
+        if given is None:
+            given = batch.num_candidates.new_zeros(
+                batch.history_times.numel(), 0, dtype=torch.float32
+            )
+        given = given if len(columns) == given.shape[1] else given[:, columns]
+        return torch.cat([*(values[name] for name in names), given], dim=1)
 
     def _of_candidates(self, name: str, values: dict[str, Tensor], batch: RequestBatch) -> Tensor:
         """[C, E]: a request's own feature is spread over its candidates, if it is not yet."""
@@ -201,9 +231,10 @@ def _twins(schema: FeatureSchema) -> tuple[list[str | None], list[int | None]]:
     )
 
 
-def _side_by_side(columns: list[Tensor], numbers: Tensor | None) -> Tensor:
-    given = [] if numbers is None else [numbers]
-    return torch.cat([*columns, *given], dim=1)
+def _split(twins: Sequence[object | None], splits: bool) -> tuple[list[int], list[int]]:
+    """The places of what is read together, and of what is read apart: that without a twin."""
+    apart = [i for i, twin in enumerate(twins) if splits and twin is None]
+    return [i for i in range(len(twins)) if i not in apart], apart
 
 
 def _num_untimed(batch: RequestBatch, num_history: Tensor) -> Tensor:
