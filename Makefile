@@ -26,11 +26,14 @@ TEST_CSRC := $(shell find tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu
 demo: $(VENV)/.runtime
 	$(BIN)/python -m pipelines.compare --data synthetic --out runs/demo
 
+# Two files of tests at a time.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 sanitize: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests/ops/test_attention_harness.py \

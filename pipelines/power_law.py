@@ -11,7 +11,7 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 LEAST_EXPONENT, LARGEST_EXPONENT = 0.001, 3.0
 _GRID = 101
-_REFINEMENTS = 3
+_REFINEMENTS = 4
 
 
 @dataclasses.dataclass(frozen=True)

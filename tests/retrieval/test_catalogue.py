@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchrec_gr.retrieval.catalogue import NO_ITEM, Catalogue
 
-BUDGETS = [24, 24 * 7, 24 * 50, 2**20]
+BUDGETS = [16, 16 * 7, 16 * 50, 2**20]
 
 
 def case(num_queries: int = 9, num_items: int = 31) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,6 +89,46 @@ def test_real_scores_keep_their_bits() -> None:
     assert torch.equal(best.scores, scores.gather(1, best.ids))
 
 
+@pytest.mark.parametrize("budget", BUDGETS[1:])
+def test_real_scores_give_the_same_whatever_the_budget(budget: int) -> None:
+    torch.manual_seed(0)
+    vectors, queries = torch.randn(90, 8), torch.randn(7, 8)
+    seen, offsets = jagged([torch.randint(90, (n,)).tolist() for n in range(7)])
+    targets = torch.randint(90, (7,))
+    whole, pieces = Catalogue(vectors), Catalogue(vectors, budget_bytes=budget)
+    best = pieces.top_k(queries, 20, seen, offsets)
+    expected = whole.top_k(queries, 20, seen, offsets)
+    assert torch.equal(best.ids, expected.ids)
+    torch.testing.assert_close(best.scores, expected.scores)
+    ranks = pieces.ranks(queries, targets, seen, offsets)
+    assert torch.equal(ranks, whole.ranks(queries, targets, seen, offsets))
+    orders = whole.top_k(queries, 90).ids.tolist()
+    places = [orders[row].index(target) + 1 for row, target in enumerate(targets.tolist())]
+    none = torch.zeros(0, dtype=torch.int64)
+    assert pieces.ranks(queries, targets, none, torch.zeros(8).long()).tolist() == places
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_model_that_scores_all_alike_ranks_by_id(budget: int) -> None:
+    """Not all first, as where ties are counted for the target."""
+    catalogue = Catalogue(torch.ones(40, 2), torch.arange(40).flip(0), budget)
+    seen, offsets = torch.tensor([0, 0, 3, 39]), torch.tensor([0, 0, 4])
+    ranks = catalogue.ranks(torch.ones(2, 2), torch.tensor([39, 3]), seen, offsets)
+    assert ranks.tolist() == [40, 3]
+    best = catalogue.top_k(torch.ones(2, 2), 3, seen, offsets)
+    assert best.ids.tolist() == [[0, 1, 2], [1, 2, 4]]
+
+
+def test_values_that_are_not_finite_are_refused() -> None:
+    vectors, ids, queries = case()
+    queries[2, 1] = torch.nan
+    with pytest.raises(ValueError, match="queries: expected finite"):
+        Catalogue(vectors, ids).top_k(queries, 3)
+    vectors[3, 0] = torch.inf
+    with pytest.raises(ValueError, match="vectors: expected finite"):
+        Catalogue(vectors, ids)
+
+
 def test_a_zero_and_a_negative_zero_are_equal() -> None:
     catalogue = Catalogue(torch.tensor([[-0.0], [0.0], [-0.0]]))
     assert catalogue.top_k(torch.ones(1, 1), 3).ids.tolist() == [[0, 1, 2]]
@@ -104,15 +144,15 @@ def test_without_queries_there_is_nothing() -> None:
 def test_no_piece_is_larger_than_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, ids, queries = case(num_queries=200)
     sizes = []
-    keys = Catalogue._keys
+    scores = Catalogue._scores
 
     def watched(*arguments: object) -> object:
-        for first, piece in keys(*arguments):  # type: ignore[arg-type]
+        for first, piece in scores(*arguments):  # type: ignore[arg-type]
             sizes.append(piece.numel())
             yield first, piece
 
-    monkeypatch.setattr(Catalogue, "_keys", watched)
-    Catalogue(vectors, ids, budget_bytes=24 * 100).top_k(queries, 3)
+    monkeypatch.setattr(Catalogue, "_scores", watched)
+    Catalogue(vectors, ids, budget_bytes=16 * 100).top_k(queries, 3)
     assert max(sizes) <= 100
     assert sum(sizes) == 200 * len(ids)
 

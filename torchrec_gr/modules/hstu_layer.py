@@ -17,8 +17,9 @@ RESEARCH_NORM_EPS = 1e-6
 class HSTULayer(SequenceLayer):
     """x + output(norm(attention) * gate), where q, k, v and gate are silu(projection(norm(x))).
 
-    Attention is SiLU of the scaled products over the configured length, without softmax. The form
-    of the production code: positions are added to the tokens, products are scaled by A ** -0.5.
+    Attention is SiLU of the scaled products over the configured length, without softmax. As in the
+    production code positions are added to the tokens and products are scaled by A ** -0.5;
+    projections keep the paper's SiLU, which the production code has on the gate alone.
 
     Args:
         dim: D, model width.

@@ -10,10 +10,18 @@ from torch import Tensor
 
 NO_ITEM = -1
 
-_BYTES_A_SCORE = 24  # the score, its key, and what either is worked out from
+_BYTES_A_SCORE = 16  # two pieces of scores at once, and what is worked out from one
 _LEAST_QUERIES = 64  # of a piece: products of fewer are slow
+_MOST_ITEMS = 2**24  # of a piece: float32 counts so far
 _LOW = 32  # bits of a key that hold the item's place
 _NOTHING = torch.iinfo(torch.int64).min
+
+
+class Seen(NamedTuple):
+    """S items to leave out: the rows of their queries, and their places in the catalogue."""
+
+    rows: Tensor
+    places: Tensor
 
 
 class TopK(NamedTuple):
@@ -35,12 +43,13 @@ class Catalogue:
     than the budget: where all items do not fit beside 64 queries, they are taken in pieces.
 
     Args:
-        vectors: [V, D] float32.
+        vectors: [V, D] float32, finite.
         ids: [V] int64, all different; default: their places.
-        budget_bytes: for a piece of scores and what is worked out from it, about.
+        budget_bytes: for pieces of scores and what is worked out from them, about.
 
     Raises:
-        ValueError: shapes that do not fit, an id given twice, or a budget below one score.
+        ValueError: shapes that do not fit, values that are not finite, an id given twice, or a
+            budget below one score.
     """
 
     def __init__(
@@ -64,7 +73,8 @@ class Catalogue:
         repeated = self.ids[1:][self.ids[1:] == self.ids[:-1]]
         if repeated.numel():
             raise ValueError(f"ids: expected each once, got {int(repeated[0])} more than once")
-        self.vectors = vectors[order]
+        in_order = torch.equal(ids, self.ids)
+        self.vectors = _finite("vectors", vectors if in_order else vectors[order])
         self._num_scores = budget_bytes // _BYTES_A_SCORE
 
     @property
@@ -98,14 +108,8 @@ class Catalogue:
             )
         places, known = self._places(targets)
         ranks = torch.ones_like(places)
-        for rows, seen in self._pieces(queries, seen_values, seen_offsets):
-            own = places[rows]
-            of_targets = own.new_full(own.shape, _NOTHING)
-            for first, keys in self._keys(queries[rows]):
-                inside = ((own >= first) & (own < first + keys.shape[1])).nonzero().flatten()
-                of_targets[inside] = keys[inside, own[inside] - first]
-            for _, keys in self._keys(queries[rows], seen):
-                ranks[rows] += (keys > of_targets.unsqueeze(1)).sum(dim=1)
+        for rows, few, seen in self._pieces(queries, seen_values, seen_offsets):
+            ranks[rows] += self._num_before(few, places[rows], seen)
         return torch.where(known, ranks, self.num_items + 1)
 
     def top_k(
@@ -133,9 +137,11 @@ class Catalogue:
             seen_values = self.ids.new_zeros(0)
             seen_offsets = self.ids.new_zeros(len(queries) + 1)
         best = self.ids.new_full((len(queries), k), _NOTHING)
-        for rows, seen in self._pieces(queries, seen_values, seen_offsets):
-            for _, keys in self._keys(queries[rows], seen):
-                best[rows] = torch.cat([best[rows], keys], dim=1).topk(k, dim=1).values
+        for rows, few, seen in self._pieces(queries, seen_values, seen_offsets):
+            for first, scores in self._scores(few):
+                _leave_out(seen, first, scores)
+                candidates = torch.cat([best[rows], _best_keys(scores, first, k)], dim=1)
+                best[rows] = candidates.topk(k, dim=1).values
         left_out = best == _NOTHING
         ids = self.ids[_place_of(best).masked_fill(left_out, 0)]
         return TopK(
@@ -149,8 +155,8 @@ class Catalogue:
 
     def _pieces(
         self, queries: Tensor, seen_values: Tensor, seen_offsets: Tensor
-    ) -> Iterator[tuple[slice, tuple[Tensor, Tensor]]]:
-        """Some queries at once, with rows among them and places of what they have seen."""
+    ) -> Iterator[tuple[slice, Tensor, Seen]]:
+        """Which of the queries are taken at once, their vectors, and what they have seen."""
         if queries.ndim != 2 or queries.shape[1] != self.vectors.shape[1]:
             raise ValueError(
                 f"queries: expected [B, {self.vectors.shape[1]}], got {list(queries.shape)}"
@@ -161,6 +167,7 @@ class Catalogue:
                 f"{len(seen_values)}, got {list(seen_offsets.shape)} that end at "
                 f"{int(seen_offsets[-1]) if seen_offsets.numel() else 'nothing'}"
             )
+        queries = _finite("queries", queries.float())
         places, known = self._places(seen_values)
         row_of = torch.arange(len(queries), device=seen_offsets.device)
         row_of = row_of.repeat_interleave(seen_offsets.diff())
@@ -169,28 +176,67 @@ class Catalogue:
             end = min(first + at_once, len(queries))
             here = slice(int(seen_offsets[first]), int(seen_offsets[end]))
             of_known = known[here]
-            seen = (row_of[here][of_known] - first, places[here][of_known])
-            yield slice(first, end), seen
+            seen = Seen(row_of[here][of_known] - first, places[here][of_known])
+            yield slice(first, end), queries[first:end], seen
 
-    def _keys(
-        self, queries: Tensor, seen: tuple[Tensor, Tensor] | None = None
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Pieces of [B, n] keys with the place of each piece's first item.
-
-        Keys are int64 that stand in the order of (score, lower place); those of what was seen are
-        below all others.
-        """
-        width = max(1, self._num_scores // max(1, len(queries)))
+    def _scores(self, queries: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Pieces of [B, n] scores with the place of each piece's first item."""
+        width = min(max(1, self._num_scores // max(1, len(queries))), _MOST_ITEMS)
         for first in range(0, self.num_items, width):
-            scores = queries.float() @ self.vectors[first : first + width].t()
-            last = first + scores.shape[1]
-            places = torch.arange(first, last, device=scores.device)
-            keys = (_ordered(scores).long() << _LOW) | (2**_LOW - 1 - places)
-            if seen is not None:
-                rows, at = seen
-                here = (at >= first) & (at < last)
-                keys[rows[here], at[here] - first] = _NOTHING
-            yield first, keys
+            yield first, queries @ self.vectors[first : first + width].t()
+
+    def _num_before(self, queries: Tensor, own: Tensor, seen: Seen) -> Tensor:
+        """[B] int64, how many unseen items stand before the one at place `own` [B]."""
+        of_own = queries.new_empty(len(queries), 1)
+        for first, scores in self._scores(queries):  # its score must be of the very same product
+            inside = ((own >= first) & (own < first + scores.shape[1])).nonzero().flatten()
+            of_own[inside, 0] = scores[inside, own[inside] - first]
+        whole = scores.shape[1] == self.num_items
+        pieces = [(first, scores)] if whole else self._scores(queries)
+        before = torch.zeros_like(own)
+        for first, scores in pieces:
+            _leave_out(seen, first, scores)
+            counted = torch.empty_like(scores)  # 0 or 1; of bool a sum would take 8 bytes each
+            before += torch.gt(scores, of_own, out=counted).sum(dim=1).long()
+            torch.eq(scores, of_own, out=counted)
+            places = torch.arange(first, first + scores.shape[1], device=own.device)
+            counted *= torch.lt(places, own.unsqueeze(1), out=scores)  # scores are done with
+            before += counted.sum(dim=1).long()
+        return before
+
+
+def _finite(name: str, values: Tensor) -> Tensor:
+    """The same, detached."""
+    if values.numel() and not torch.stack(values.detach().aminmax()).isfinite().all():
+        raise ValueError(f"{name}: expected finite values, got NaN or infinity")
+    return values.detach()
+
+
+def _leave_out(seen: Seen, first: int, scores: Tensor) -> None:
+    """Scores of what was seen, of a piece [B, n] from place `first` on, become -inf."""
+    rows, places = seen
+    here = (places >= first) & (places < first + scores.shape[1])
+    scores[rows[here], places[here] - first] = -torch.inf
+
+
+def _best_keys(scores: Tensor, first: int, k: int) -> Tensor:
+    """[B, min(k, n)] the highest keys of scores [B, n], whose first item has place `first`."""
+    places = torch.arange(first, first + scores.shape[1], device=scores.device)
+    if len(places) <= k:
+        return _keys(scores, places)
+    values, at = scores.topk(k + 1, dim=1)
+    keys = _keys(values[:, :k], places[at[:, :k]])
+    # Where the next one is as good, which of them came along is chance.
+    tied = (values[:, k - 1] == values[:, k]) & (values[:, k] > -torch.inf)
+    for rows in tied.nonzero().flatten().split(max(1, len(scores) // 4)):
+        keys[rows] = _keys(scores[rows], places).topk(k, dim=1).values
+    return keys
+
+
+def _keys(scores: Tensor, places: Tensor) -> Tensor:
+    """[B, n] int64 in the order of (score, lower place); _NOTHING for -inf."""
+    keys = (_ordered(scores).long() << _LOW) | (2**_LOW - 1 - places)
+    return keys.masked_fill_(scores == -torch.inf, _NOTHING)
 
 
 def _ordered(scores: Tensor) -> Tensor:
