@@ -12,7 +12,7 @@ NO_ITEM = -1
 
 _BYTES_A_SCORE = 16  # two pieces of scores at once, and what is worked out from one
 _LEAST_QUERIES = 64  # of a piece: products of fewer are slow
-_MOST_ITEMS = 2**24  # of a piece: float32 counts so far
+_MOST_SCORES = 2**21  # of a piece, whatever the budget: larger ones leave the caches
 _LOW = 32  # bits of a key that hold the item's place
 _NOTHING = torch.iinfo(torch.int64).min
 
@@ -75,7 +75,7 @@ class Catalogue:
             raise ValueError(f"ids: expected each once, got {int(repeated[0])} more than once")
         in_order = torch.equal(ids, self.ids)
         self.vectors = _finite("vectors", vectors if in_order else vectors[order])
-        self._num_scores = budget_bytes // _BYTES_A_SCORE
+        self._num_scores = min(budget_bytes // _BYTES_A_SCORE, _MOST_SCORES)
 
     @property
     def num_items(self) -> int:
@@ -181,7 +181,7 @@ class Catalogue:
 
     def _scores(self, queries: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Pieces of [B, n] scores with the place of each piece's first item."""
-        width = min(max(1, self._num_scores // max(1, len(queries))), _MOST_ITEMS)
+        width = max(1, self._num_scores // max(1, len(queries)))
         for first in range(0, self.num_items, width):
             yield first, queries @ self.vectors[first : first + width].t()
 
@@ -199,8 +199,9 @@ class Catalogue:
             counted = torch.empty_like(scores)  # 0 or 1; of bool a sum would take 8 bytes each
             before += torch.gt(scores, of_own, out=counted).sum(dim=1).long()
             torch.eq(scores, of_own, out=counted)
-            places = torch.arange(first, first + scores.shape[1], device=own.device)
-            counted *= torch.lt(places, own.unsqueeze(1), out=scores)  # scores are done with
+            at = torch.arange(scores.shape[1], device=own.device).float()  # exact, for so few
+            own_at = (own - first).clamp(0, len(at)).float().unsqueeze(1)
+            counted *= torch.lt(at, own_at, out=scores)  # scores are done with
             before += counted.sum(dim=1).long()
         return before
 
