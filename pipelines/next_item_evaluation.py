@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchrec_gr.retrieval.catalogue import Catalogue
 
 from torchrec_gr.data.held_out_loader import HeldOutLoader
 from torchrec_gr.metrics import hit_rate, ndcg
+from torchrec_gr.retrieval.catalogue import Catalogue
 from torchrec_gr.training.process_group import all_gather_rows
 
 CUTOFFS = (10, 50, 200)
