@@ -123,7 +123,11 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, NextItemSett
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML of any other setting")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="where everything is written"
+        "--out",
+        type=Path,
+        default=Path("runs/next-item"),
+        metavar="DIR",
+        help="where everything is written (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     names = {field.name for field in dataclasses.fields(NextItemSettings)}

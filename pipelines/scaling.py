@@ -126,7 +126,11 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, ScalingSetti
     parser.add_argument("--epochs", type=int, help=f"(default: {d.training.epochs})")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML of any other setting")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="where everything is written"
+        "--out",
+        type=Path,
+        default=Path("runs/scaling"),
+        metavar="DIR",
+        help="where everything is written (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     try:
