@@ -12,14 +12,13 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from torchrec_gr.models.hstu_config import HSTUConfig
 from torchrec_gr.models.table_configs import embedding_configs
 from torchrec_gr.modules.attention_rows import AttentionRows
-from torchrec_gr.modules.cosine_softmax import NORM_EPS
+from torchrec_gr.modules.cosine_softmax import unit
 from torchrec_gr.modules.event_tokens import EventTokens
 from torchrec_gr.modules.global_mean import GlobalMean
 from torchrec_gr.modules.next_item_loss import NextItemLoss
@@ -125,10 +124,10 @@ class HSTURecommenderBody(nn.Module):
         known = rows.k_offsets.diff() > 0
         hidden = self.trunk(tokens, rows, rows.k_offsets[1:][known] - 1)
         users = hidden.new_zeros(known.shape[0], hidden.shape[1], dtype=torch.float32)
-        users[known] = normalize(hidden.float(), dim=-1, eps=NORM_EPS)
-        items = embeddings[negative_key(self.target)].values().float()
+        users[known] = unit(hidden)
+        items = embeddings[negative_key(self.target)].values()
         nothing = users.new_zeros(())
-        output = NextItemOutput(nothing, nothing, users, normalize(items, dim=-1, eps=NORM_EPS))
+        output = NextItemOutput(nothing, nothing, users, unit(items))
         return nothing, output
 
     def _rows(self, offsets: Tensor, times: Tensor) -> AttentionRows:

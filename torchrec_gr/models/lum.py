@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import JaggedTensor
@@ -22,7 +21,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 from torchrec_gr.models.lum_config import LUMConfig
 from torchrec_gr.models.table_configs import embedding_configs
 from torchrec_gr.modules.attention_rows import AttentionRows
-from torchrec_gr.modules.cosine_softmax import NORM_EPS, sampled_softmax
+from torchrec_gr.modules.cosine_softmax import sampled_softmax, unit
 from torchrec_gr.modules.event_tokens import EventTokens
 from torchrec_gr.modules.global_mean import GlobalMean
 from torchrec_gr.modules.sequence_trunk import SequenceTrunk
@@ -81,7 +80,7 @@ class LUMPretrainer(nn.Module):
 
     def item_vectors(self) -> Tensor:
         """[rows of the item's table, D] unit vectors; zeros for the out-of-vocabulary row."""
-        vectors = normalize(self._weight(self.body.target).detach().float(), dim=1, eps=NORM_EPS)
+        vectors = unit(self._weight(self.body.target).detach())
         vectors[0] = 0
         return vectors
 
@@ -216,7 +215,7 @@ class LUMEncoder(nn.Module):
             positions=layout.positions,
         )
         hidden = self.trunk(tokens, rows, layout.candidate_index)
-        return normalize(hidden.float(), dim=1, eps=NORM_EPS).unflatten(0, (num_users, num_queries))
+        return unit(hidden).unflatten(0, (num_users, num_queries))
 
 
 def _alternating(conditions: Tensor, items: Tensor) -> Tensor:

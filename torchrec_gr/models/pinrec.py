@@ -14,14 +14,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from torchrec_gr.models.pinrec_config import PinRecConfig
 from torchrec_gr.models.table_configs import embedding_configs
 from torchrec_gr.modules.attention_rows import AttentionRows
-from torchrec_gr.modules.cosine_softmax import NORM_EPS
+from torchrec_gr.modules.cosine_softmax import unit
 from torchrec_gr.modules.event_pairs import window_pairs
 from torchrec_gr.modules.event_tokens import EventTokens
 from torchrec_gr.modules.global_mean import GlobalMean
@@ -160,10 +159,10 @@ class PinRecRecommenderBody(nn.Module):
         hidden = self.trunk(tokens, rows, last)
         predicted = self._predict(hidden, torch.full_like(last, self.config.desired))
         users = predicted.new_zeros(known.shape[0], predicted.shape[1], dtype=torch.float32)
-        users[known] = normalize(predicted.float(), dim=-1, eps=NORM_EPS)
-        items = embeddings[negative_key(self.target)].values().float()
+        users[known] = unit(predicted)
+        items = embeddings[negative_key(self.target)].values()
         nothing = users.new_zeros(())
-        output = NextItemOutput(nothing, nothing, users, normalize(items, dim=-1, eps=NORM_EPS))
+        output = NextItemOutput(nothing, nothing, users, unit(items))
         return nothing, output
 
 

@@ -39,12 +39,12 @@ def sampled_softmax(
     Source: GPSD, 2506.03699, its released configuration.
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        hidden = _unit(hidden) / temperature
+        hidden = unit(hidden) / temperature
         collisions = equal_pairs(positive_ids, negative_ids)
         nothing = hidden.new_tensor(MASKED_LOGIT)
-        positive_logits = (hidden * _unit(positives)).sum(dim=1)
+        positive_logits = (hidden * unit(positives)).sum(dim=1)
         log_total = log_sum_exp_of_products(
-            hidden, _unit(negatives), lambda products: products.index_put_(collisions, nothing)
+            hidden, unit(negatives), lambda products: products.index_put_(collisions, nothing)
         )
         return torch.logaddexp(positive_logits, log_total) - positive_logits
 
@@ -66,9 +66,10 @@ def full_softmax(
     Source: as `sampled_softmax`.
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        logits = _unit(hidden) / temperature @ _unit(rows).t()
+        logits = unit(hidden) / temperature @ unit(rows).t()
         return cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
 
 
-def _unit(x: Tensor) -> Tensor:
+def unit(x: Tensor) -> Tensor:
+    """Vectors [..., D] of length 1, in float32; shorter ones than NORM_EPS stay short."""
     return normalize(x.float(), dim=-1, eps=NORM_EPS)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from torchrec_gr.modules.cosine_softmax import NORM_EPS, sampled_softmax
+from torchrec_gr.modules.cosine_softmax import sampled_softmax, unit
 from torchrec_gr.ops.indexed_products import indexed_products
 
 COLLISION_LOGIT = -5e4
@@ -60,15 +59,11 @@ class NextItemLoss(nn.Module):
         if self.num_negatives is None:
             return sampled_softmax(hidden, positives, positive_ids, rows, row_ids, self.temperature)
         with torch.autocast(hidden.device.type, enabled=False):
-            hidden = _unit(hidden) / self.temperature
+            hidden = unit(hidden) / self.temperature
             shape = (hidden.shape[0], self.num_negatives)
             drawn = torch.randint(rows.shape[0], shape, device=rows.device)
-            logits = indexed_products(hidden, _unit(rows), drawn)
+            logits = indexed_products(hidden, unit(rows), drawn)
             collides = row_ids[drawn] == positive_ids.unsqueeze(1)
             logits = logits.masked_fill(collides, COLLISION_LOGIT)
-            of_positives = (hidden * _unit(positives)).sum(dim=1)
+            of_positives = (hidden * unit(positives)).sum(dim=1)
             return torch.logaddexp(of_positives, logits.logsumexp(dim=1)) - of_positives
-
-
-def _unit(x: Tensor) -> Tensor:
-    return normalize(x.float(), dim=-1, eps=NORM_EPS)

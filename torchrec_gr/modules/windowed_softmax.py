@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from torchrec_gr.modules.cosine_softmax import NORM_EPS
+from torchrec_gr.modules.cosine_softmax import unit
 from torchrec_gr.modules.log_sum_exp import MASKED_LOGIT, equal_pairs, log_sum_exp_of_products
 
 
@@ -40,18 +39,14 @@ def windowed_softmax(
     Source: PinRec, 2504.10507, the minimum over a window of future items.
     """
     with torch.autocast(predictions.device.type, enabled=False):
-        predictions = _unit(predictions) / temperature
-        similarities = (predictions[prediction] * _unit(positives)).sum(dim=1)
+        predictions = unit(predictions) / temperature
+        similarities = (predictions[prediction] * unit(positives)).sum(dim=1)
         lowest = similarities.new_full((predictions.shape[0],), -torch.inf)
         nearest = lowest.scatter_reduce(0, prediction, similarities, "amax")
         positive, negative = equal_pairs(positive_ids, negative_ids)
         collisions = prediction[positive], negative
         nothing = predictions.new_tensor(MASKED_LOGIT)
         log_total = log_sum_exp_of_products(
-            predictions, _unit(negatives), lambda products: products.index_put_(collisions, nothing)
+            predictions, unit(negatives), lambda products: products.index_put_(collisions, nothing)
         )
         return torch.logaddexp(nearest, log_total) - nearest
-
-
-def _unit(x: Tensor) -> Tensor:
-    return normalize(x.float(), dim=-1, eps=NORM_EPS)
