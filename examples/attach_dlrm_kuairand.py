@@ -22,7 +22,7 @@ from torchrec.models.dlrm import DLRM
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from pipelines import pretrain
-from pipelines.command_line import report_errors
+from pipelines.configuration.command_line import report_errors
 from torchrec_gr import attach_pretrained, attachment
 from torchrec_gr.data.datasets import load_dataset
 from torchrec_gr.data.loader import RequestLoader

@@ -19,7 +19,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from pipelines import pretrain
-from pipelines.command_line import report_errors
+from pipelines.configuration.command_line import report_errors
 from torchrec_gr import attach_pretrained, attachment
 
 NUM_USERS, NUM_ITEMS, NUM_DENSE, DIM = 50, 200, 3, 16

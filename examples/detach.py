@@ -14,7 +14,7 @@ import torch
 from torchrec.models.dlrm import DLRM
 
 from examples.attach_own_model import MY_ITEMS, ClickModel, made_up_batch, pretrained_artefact
-from pipelines.command_line import report_errors
+from pipelines.configuration.command_line import report_errors
 from torchrec_gr import attach_pretrained, detach_pretrained
 from torchrec_gr.training.optimizer import TableOptimizer
 from torchrec_gr.training.process_group import process_group

@@ -24,7 +24,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from pipelines.command_line import report_errors
+from pipelines.configuration.command_line import report_errors
 from torchrec_gr import attach_pretrained
 from torchrec_gr.pretrained import Pretrained, load_pretrained
 from torchrec_gr.pretrained.serving.export import compile_scorer, export_scorer, serving_libraries

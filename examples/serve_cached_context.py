@@ -20,7 +20,7 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from examples.serve import BATCH, NUM_DENSE, made_up_ids, ranker
-from pipelines.command_line import report_errors
+from pipelines.configuration.command_line import report_errors
 from torchrec_gr.pretrained import Pretrained, load_pretrained
 from torchrec_gr.pretrained.serving.cached_encoder import CachedEncoder
 from torchrec_gr.pretrained.serving.context_file import context_path

@@ -19,19 +19,16 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from pipelines.command_line import parse, report_errors
-from pipelines.comparison_plan import LABELS, Run, plan, pretraining_name
-from pipelines.comparison_report import format_table, write_report
-from pipelines.comparison_summary import chosen_rows
-from pipelines.config import to_plain
+from pipelines.configuration.command_line import parse, report_errors
+from pipelines.configuration.config import to_plain
+from pipelines.configuration.model_name import parse_model
+from pipelines.configuration.settings import Settings
+from pipelines.configuration.variants import differing, lay_over
+from pipelines.evaluation.popularity import score_popularity
 from pipelines.finetune import EpochResult, finetune
-from pipelines.model_name import parse_model
-from pipelines.open_log import open_log
-from pipelines.popularity import score_popularity
 from pipelines.pretrain import Pretrained, pretrain
-from pipelines.pretrainers import readable_splits
-from pipelines.results import ResultRow, RunKey, Variant, append_results, read_results
-from pipelines.run_artifacts import (
+from pipelines.reports.comparison import format_table, write_report
+from pipelines.results.artifacts import (
     Predictions,
     RunInfo,
     append_curve,
@@ -40,8 +37,11 @@ from pipelines.run_artifacts import (
     save_predictions,
     write_run_info,
 )
-from pipelines.settings import Settings
-from pipelines.variants import differing, lay_over
+from pipelines.results.plan import LABELS, Run, plan, pretraining_name
+from pipelines.results.rows import ResultRow, RunKey, Variant, append_results, read_results
+from pipelines.results.summary import chosen_rows
+from pipelines.stages.open_log import open_log
+from pipelines.stages.pretrainers import readable_splits
 from torchrec_gr.data.log_source import TEST, TRAIN, VALIDATION
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.training.process_group import process_group

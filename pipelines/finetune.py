@@ -23,20 +23,20 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pipelines.batch_norm import synchronised
-from pipelines.cold_rows import RowFacts, measure_groups
-from pipelines.command_line import parse, report_errors
-from pipelines.diagnostic import Diagnostic
-from pipelines.evaluation import SplitMetrics, measure, measure_further_labels
-from pipelines.model_name import parse_model
-from pipelines.open_log import as_read, open_log
-from pipelines.rankers import Ranker, RankerBuilder, build_ranker
-from pipelines.reading import pad_for
-from pipelines.results import write_atomically
-from pipelines.run_folder import describe_run, read_vocabularies
-from pipelines.settings import Settings
-from pipelines.transferring import FirstWeights
-from pipelines.variants import lay_over
+from pipelines.configuration.command_line import parse, report_errors
+from pipelines.configuration.model_name import parse_model
+from pipelines.configuration.settings import Settings
+from pipelines.configuration.variants import lay_over
+from pipelines.evaluation.cold_rows import RowFacts, measure_groups
+from pipelines.evaluation.diagnostic import Diagnostic
+from pipelines.evaluation.split_metrics import SplitMetrics, measure, measure_further_labels
+from pipelines.results.rows import write_atomically
+from pipelines.stages.batch_norm import synchronised
+from pipelines.stages.open_log import as_read, open_log
+from pipelines.stages.rankers import Ranker, RankerBuilder, build_ranker
+from pipelines.stages.reading import pad_for
+from pipelines.stages.run_folder import describe_run, read_vocabularies
+from pipelines.stages.transferring import FirstWeights
 from torchrec_gr.data.loader import RequestLoader
 from torchrec_gr.data.log_source import TEST, TRAIN
 from torchrec_gr.data.prepared_log import PreparedLog

@@ -19,19 +19,19 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from pipelines.command_line import parse, report_errors
+from pipelines.configuration.command_line import parse, report_errors
+from pipelines.configuration.model_name import ModelName
+from pipelines.configuration.settings import Settings
 from pipelines.finetune import EpochResult, finetune
-from pipelines.lum_cache import LUMCache, ask, frequent_conditions, load_cache, save_cache
-from pipelines.lum_moments import UserMoments, row_entries, user_moments
-from pipelines.model_name import ModelName
-from pipelines.open_log import open_log
-from pipelines.pretrainers import readable_splits
-from pipelines.rankers import Ranker, RankerBuilder, build_ranker, impression_model
-from pipelines.reading import RowReading
-from pipelines.results import write_atomically
-from pipelines.run_folder import describe_run
-from pipelines.settings import Settings
-from pipelines.transferring import FirstWeights, bring_in, move_weights, open_weights
+from pipelines.results.rows import write_atomically
+from pipelines.stages.lum_cache import LUMCache, ask, frequent_conditions, load_cache, save_cache
+from pipelines.stages.lum_moments import UserMoments, row_entries, user_moments
+from pipelines.stages.open_log import open_log
+from pipelines.stages.pretrainers import readable_splits
+from pipelines.stages.rankers import Ranker, RankerBuilder, build_ranker, impression_model
+from pipelines.stages.reading import RowReading
+from pipelines.stages.run_folder import describe_run
+from pipelines.stages.transferring import FirstWeights, bring_in, move_weights, open_weights
 from torchrec_gr.data.log_source import TEST
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.data.sequence_loader import SequenceLoader

@@ -19,15 +19,15 @@ from typing import Any, get_args
 import torch
 import torch.distributed as dist
 
-from pipelines.command_line import report_errors
-from pipelines.config import build, read_config
-from pipelines.next_item_models import MODELS, build_recommender, hstu_config
-from pipelines.next_item_report import NextItemRow, read_rows, write_report
-from pipelines.next_item_settings import DATA_OPTIONS, NextItemSettings
-from pipelines.next_item_training import Evaluated, train_next_item
-from pipelines.open_log import open_log
-from pipelines.run_folder import describe_run
-from pipelines.settings import Settings
+from pipelines.configuration.command_line import report_errors
+from pipelines.configuration.config import build, read_config
+from pipelines.configuration.settings import Settings
+from pipelines.recommending.models import MODELS, build_recommender, hstu_config
+from pipelines.recommending.report import NextItemRow, read_rows, write_report
+from pipelines.recommending.settings import DATA_OPTIONS, NextItemSettings
+from pipelines.recommending.training import Evaluated, train_next_item
+from pipelines.stages.open_log import open_log
+from pipelines.stages.run_folder import describe_run
 from torchrec_gr.data.datasets import DATASETS
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.models.hstu_config import PublishedData

@@ -21,14 +21,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipelines.command_line import parse, report_errors
-from pipelines.config import to_plain
-from pipelines.model_name import Module
-from pipelines.open_log import open_log
-from pipelines.pretrainers import build_pretrainer, readable_splits
-from pipelines.run_folder import describe_run, read_vocabularies
-from pipelines.settings import PretrainUsers, Settings
-from pipelines.transferring import move_weights, open_weights
+from pipelines.configuration.command_line import parse, report_errors
+from pipelines.configuration.config import to_plain
+from pipelines.configuration.model_name import Module
+from pipelines.configuration.settings import PretrainUsers, Settings
+from pipelines.stages.open_log import open_log
+from pipelines.stages.pretrainers import build_pretrainer, readable_splits
+from pipelines.stages.run_folder import describe_run, read_vocabularies
+from pipelines.stages.transferring import move_weights, open_weights
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.pretrained import ARTEFACT, ModelCard, has_artefact, save_pretrained
 from torchrec_gr.training.optimizer import Schedule, build_optimizer

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
-from pipelines.command_line import report_errors
-from pipelines.reading import Reading
-from pipelines.results import write_atomically
-from pipelines.run_artifacts import describe_environment
-from pipelines.trained_run import TrainedRun, open_run
+from pipelines.configuration.command_line import report_errors
+from pipelines.results.artifacts import describe_environment
+from pipelines.results.rows import write_atomically
+from pipelines.stages.reading import Reading
+from pipelines.stages.trained_run import TrainedRun, open_run
 from torchrec_gr.data.log_source import TEST
 from torchrec_gr.embeddings.quantised import quantise
 from torchrec_gr.metrics import auc, paired_bootstrap

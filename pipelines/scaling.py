@@ -18,18 +18,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from pipelines.command_line import report_errors
-from pipelines.config import build, read_config
-from pipelines.held_out_loss import held_out_losses
-from pipelines.next_item_models import hstu_config
-from pipelines.next_item_settings import DATA_OPTIONS
-from pipelines.next_item_training import held_out_loader, next_item_trainer, print_epoch
-from pipelines.open_log import open_log
-from pipelines.scaling_models import Size, build_of_size, num_dense, num_non_embedding
-from pipelines.scaling_report import write_scaling_report
-from pipelines.scaling_results import ScalingResults, ScalingRow
-from pipelines.scaling_settings import ScalingSettings
-from pipelines.settings import Settings
+from pipelines.configuration.command_line import report_errors
+from pipelines.configuration.config import build, read_config
+from pipelines.configuration.settings import Settings
+from pipelines.recommending.models import hstu_config
+from pipelines.recommending.settings import DATA_OPTIONS
+from pipelines.recommending.training import held_out_loader, next_item_trainer, print_epoch
+from pipelines.scaling_law.held_out_loss import held_out_losses
+from pipelines.scaling_law.models import Size, build_of_size, num_dense, num_non_embedding
+from pipelines.scaling_law.report import write_scaling_report
+from pipelines.scaling_law.results import ScalingResults, ScalingRow
+from pipelines.scaling_law.settings import ScalingSettings
+from pipelines.stages.open_log import open_log
 from torchrec_gr.data.datasets import DATASETS
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.training.process_group import process_group

@@ -14,8 +14,8 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from pipelines import compare as compare_module
 from pipelines.compare import main
-from pipelines.comparison_plan import plan
-from pipelines.settings import Settings
+from pipelines.configuration.settings import Settings
+from pipelines.results.plan import plan
 
 CONFIG = """
 data: synthetic

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from pipelines import finetune
-from pipelines.command_line import read_settings
-from pipelines.model_name import parse_model
-from pipelines.rankers import hstu_ranker_config
-from pipelines.settings import HSTUStage
-from pipelines.trained_run import open_run
-from pipelines.variants import lay_over
+from pipelines.configuration.command_line import read_settings
+from pipelines.configuration.model_name import parse_model
+from pipelines.configuration.settings import HSTUStage
+from pipelines.configuration.variants import lay_over
+from pipelines.stages.rankers import hstu_ranker_config
+from pipelines.stages.trained_run import open_run
 from tests.pipelines.clicks import SCHEMA as CLICKS
 from tests.pipelines.clicks import run, write_clicks
 from torchrec_gr.data.log_source import TEST

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipelines import compare, finetune
-from pipelines.command_line import read_settings
-from pipelines.rankers import longer_config
-from pipelines.settings import LongerStage
-from pipelines.trained_run import open_run
+from pipelines.configuration.command_line import read_settings
+from pipelines.configuration.settings import LongerStage
+from pipelines.stages.rankers import longer_config
+from pipelines.stages.trained_run import open_run
 from torchrec_gr.data.log_source import TEST
 from torchrec_gr.metrics import auc
 from torchrec_gr.models.longer import LongerConfig

@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from pipelines import lum
-from pipelines.lum_cache import LUMCache, load_cache, save_cache
+from pipelines.stages.lum_cache import LUMCache, load_cache, save_cache
 from torchrec_gr.training.trainer import EpochProgress, Trainer
 
 CONFIG = {

@@ -11,11 +11,11 @@ import torch
 import yaml
 
 from pipelines import finetune, pretrain
-from pipelines.command_line import read_settings
-from pipelines.comparison_plan import plan
-from pipelines.rankers import mtgr_config
-from pipelines.settings import MTGRStage
-from pipelines.trained_run import open_run
+from pipelines.configuration.command_line import read_settings
+from pipelines.configuration.settings import MTGRStage
+from pipelines.results.plan import plan
+from pipelines.stages.rankers import mtgr_config
+from pipelines.stages.trained_run import open_run
 from tests.pipelines.clicks import SCHEMA, run, write_clicks
 from torchrec_gr.data.log_source import TEST
 from torchrec_gr.metrics import auc, normalized_entropy

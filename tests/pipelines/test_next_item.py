@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pipelines import next_item
-from pipelines.next_item_report import METRICS, read_rows
+from pipelines.recommending.report import METRICS, read_rows
 from torchrec_gr.training.trainer import Trainer
 
 NUM_USERS, NUM_ITEMS, LENGTH = 60, 24, 14

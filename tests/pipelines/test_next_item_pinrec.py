@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipelines import next_item
-from pipelines.next_item_report import read_rows
+from pipelines.recommending.report import read_rows
 
 NUM_USERS, LENGTH, NUM_ODD = 200, 16, 20
 TRUNK = {"block": "sasrec", "dim": 16, "num_layers": 2, "max_seq_len": 20}

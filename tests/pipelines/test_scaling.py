@@ -15,18 +15,18 @@ import torch
 import yaml
 
 from pipelines import scaling
-from pipelines.next_item_settings import NextItemSettings
-from pipelines.results import RESULTS_FILE
-from pipelines.scaling_models import (
+from pipelines.recommending.settings import NextItemSettings
+from pipelines.results.rows import RESULTS_FILE
+from pipelines.scaling_law.models import (
     ProjectedTrunk,
     Size,
     build_of_size,
     num_dense,
     num_non_embedding,
 )
-from pipelines.scaling_report import REPORT_FILE, write_scaling_report
-from pipelines.scaling_results import ScalingResults, ScalingRow
-from pipelines.scaling_settings import ScalingSettings
+from pipelines.scaling_law.report import REPORT_FILE, write_scaling_report
+from pipelines.scaling_law.results import ScalingResults, ScalingRow
+from pipelines.scaling_law.settings import ScalingSettings
 from tests.modules.trunk_rows import make_case, make_trunk
 from torchrec_gr.data.datasets import load_dataset
 from torchrec_gr.data.prepared_log import PreparedLog, prepare
