@@ -8,7 +8,7 @@ r"""Generative pretraining of the sparse tables and a sequence module on user hi
 
 Stopped and started again with the same --out, it goes on where it was. `--from` goes on from an
 earlier run with another log: ids that are new get rows, old ones keep theirs. The finished run has
-a folder `artefact` that stands on its own: see docs/pretrained.md.
+a folder `artefact` that stands on its own: see docs/api/artefact.md.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from pipelines.stages.run_folder import describe_run, read_vocabularies
 from pipelines.stages.transferring import move_weights, open_weights
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.pretrained import ARTEFACT, ModelCard, has_artefact, save_pretrained
+from torchrec_gr.training.limit import Limit
 from torchrec_gr.training.optimizer import Schedule, build_optimizer
 from torchrec_gr.training.process_group import process_group
 from torchrec_gr.training.sharding import shard
@@ -44,10 +45,12 @@ class Pretrained:
     Args:
         run_dir: its folder.
         seconds: spent in its training steps.
+        num_examples: sequences that it trained on.
     """
 
     run_dir: Path
     seconds: float
+    num_examples: int
 
 
 def pretrain(
@@ -61,6 +64,7 @@ def pretrain(
     device: torch.device,
     module: Module = "gpsd",
     start: Path | None = None,
+    limit: Limit | None = None,
     on_step: OnStep | None = None,
 ) -> Pretrained:
     """Pretrains, or finishes what was begun in `run_dir`; leaves an artefact in its `artefact`.
@@ -75,6 +79,7 @@ def pretrain(
         device: where to train.
         module: which.
         start: an earlier run to start from.
+        limit: ends it before its last epoch; see `Trainer`.
         on_step: called after each step with its number, loss and learning rate.
     """
     pretrainer = build_pretrainer(module, log, settings, dim, seed, users)
@@ -92,12 +97,13 @@ def pretrain(
         bf16=settings.precision == "bf16",
         name=f"pretrain {run_dir.name}",
         on_step=on_step,
+        limit=limit,
     )
     if dist.get_rank() == 0:
         words = {"settings": settings, "module": module, "dim": dim, "seed": seed}
         describe_run(run_dir, log, words)
     trainer.resume()
-    while trainer.progress.epoch < stage.epochs:
+    while trainer.progress.epoch < stage.epochs and not trainer.exhausted:
         progress = trainer.train_epoch()
         if dist.get_rank() == 0:
             print(
@@ -116,7 +122,11 @@ def pretrain(
             card=_card(log, to_plain(stage), users, trainer.finished),
             optimizer=trainer.optimizer,
         )
-    return Pretrained(run_dir, sum(progress.seconds for progress in trainer.finished))
+    return Pretrained(
+        run_dir,
+        sum(progress.seconds for progress in trainer.finished),
+        sum(progress.num_examples for progress in trainer.finished),
+    )
 
 
 def _card(

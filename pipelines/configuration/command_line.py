@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pipelines.configuration.config import build, read_config
+from pipelines.configuration.benchmark_settings import BudgetKind
+from pipelines.configuration.config import build, merged, read_config
 from pipelines.configuration.model_name import MODULES, RANKERS
 from pipelines.configuration.settings import PretrainUsers, Settings
 from pipelines.configuration.variants import check_variants
@@ -21,7 +22,7 @@ from torchrec_gr.data.loader import HistoryAsOf
 from torchrec_gr.schema.feature_schema import nearest_valid
 from torchrec_gr.training.strategy import GPSD_STRATEGIES, STRATEGIES
 
-Command = Literal["pretrain", "finetune", "lum", "compare"]
+Command = Literal["pretrain", "finetune", "lum", "compare", "benchmark"]
 
 _DEFAULTS = Path(__file__).parent / "defaults"
 
@@ -43,7 +44,7 @@ def parse(
     """Reads a pipeline's arguments.
 
     A setting is taken from, in rising order: its default, `defaults/<data>.yaml` beside this file,
-    the file of --config, the command line.
+    of a benchmark `defaults/benchmark.yaml`, the file of --config, the command line.
 
     Args:
         command: whose arguments.
@@ -59,19 +60,22 @@ def parse(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_common(parser)
-    if command == "compare":
+    if command in ("compare", "benchmark"):
         _add_comparison(parser)
+        (_add_baseline if command == "compare" else _add_benchmark)(parser)
     else:
         _add_single_run(parser, command)
     options = parser.parse_args(arguments)
     try:
-        return options, read_settings(options.config, _given(options))
+        return options, read_settings(options.config, _given(options), command)
     except ValueError as error:
         parser.error(str(error))
 
 
-def read_settings(config: Path | None, given: dict[str, Any]) -> Settings:
-    """Merges defaults, the data set's own, a config file and what was given.
+def read_settings(
+    config: Path | None, given: dict[str, Any], command: Command = "compare"
+) -> Settings:
+    """Merges defaults, the data set's own, the command's, a config file and what was given.
 
     Raises:
         ValueError: an unknown setting (with the nearest valid one), a value of the wrong type, or a
@@ -79,9 +83,11 @@ def read_settings(config: Path | None, given: dict[str, Any]) -> Settings:
     """
     from_file = read_config(config) if config else {}
     data = given.get("data", from_file.get("data", Settings().data))
-    own = _DEFAULTS / f"{data}.yaml"
-    merged = _merge(_merge(read_config(own) if own.exists() else {}, from_file), given)
-    return check_variants(build(Settings, merged))
+    values: dict[str, Any] = {}
+    for name in (data, command):
+        own = _DEFAULTS / f"{name}.yaml"
+        values = merged(values, read_config(own) if own.exists() else {})
+    return check_variants(build(Settings, merged(merged(values, from_file), given)))
 
 
 @contextlib.contextmanager
@@ -160,12 +166,49 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
         f"(default: {','.join(d.strategies)})",
     )
     parser.add_argument("--seeds", type=int, help=f"how many (default: {d.seeds})")
+
+
+def _add_baseline(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--baseline",
         metavar="PACKAGE.MODULE:BUILD",
         help="your own CTR model in vanilla DLRM's place: build(tables, num_dense) returns a "
         "module of (dense_features, sparse_features) (default: dlrm)",
     )
+
+
+def _add_benchmark(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--budget",
+        nargs=2,
+        action=_ReadBudget,
+        metavar=("KIND", "VALUE"),
+        help=f"what every model gets alike, of {', '.join(get_args(BudgetKind))}: training ends "
+        "there, pretraining counted; of parameters, models are as wide as that lets them "
+        "(default: each model to its own best epoch)",
+    )
+    parser.add_argument(
+        "--baseline",
+        dest="earlier",
+        type=Path,
+        metavar="FILE",
+        help="an earlier results.json: exits with an error where a metric fell by more than its "
+        "noise band",
+    )
+
+
+class _ReadBudget(argparse.Action):
+    """Reads the two words of a budget into plain settings."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        kind, value = values
+        setattr(namespace, self.dest, {"kind": kind, "value": value})
 
 
 def _add_single_run(parser: argparse.ArgumentParser, command: Command) -> None:
@@ -208,14 +251,6 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
         stage = "pretrain" if options.module == "gpsd" else options.module
         given[stage] = {"epochs": given.pop("epochs")}
     return given
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
 
 
 def _data_set(name: str) -> str:

@@ -59,6 +59,15 @@ def build(
     return cls(**known) if base is None else dataclasses.replace(base, **known)  # type: ignore[type-var]
 
 
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values with others in their place, nested mappings key by key."""
+    values = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(values.get(key), Mapping)
+        values[key] = merged(values[key], value) if both else value
+    return values
+
+
 def to_plain(settings: Any) -> Any:
     """Plain values of a settings dataclass, as `build` takes them."""
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):

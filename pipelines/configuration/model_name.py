@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, get_args
 
 from torchrec_gr.schema.feature_schema import nearest_valid
 
-RANKERS = ("dlrm", "dlrm_dcn", "gpsd", "mtgr", "hstu", "longer")
+RANKERS = ("dlrm", "dlrm_dcn", "din", "wukong", "gpsd", "mtgr", "hstu", "longer")
 
 _OF_WHOLE_REQUESTS = ("gpsd", "mtgr", "hstu", "longer")
 
@@ -33,6 +33,11 @@ class ModelName(NamedTuple):
     def pretrains(self) -> Module:
         """What is pretrained for it."""
         return self.module or "gpsd"
+
+    @property
+    def stage(self) -> str:
+        """The setting that says how its ranker trains."""
+        return self.ranker if self.ranker in _OF_WHOLE_REQUESTS else "dlrm"
 
     @property
     def has_transferable_dense(self) -> bool:
@@ -65,5 +70,10 @@ def parse_model(name: str, variants: Iterable[str] = ()) -> ModelName:
         raise ValueError(
             f"model {name!r}: a module goes into an impression-level ranker, such as "
             f"'dlrm+{module}'; {ranker} reads whole requests"
+        )
+    if ranker == "din":
+        raise ValueError(
+            f"model {name!r}: a module goes into a ranker with an EmbeddingBagCollection, such as "
+            f"'dlrm+{module}'; din has none, it reads every event by itself"
         )
     return ModelName(ranker, module, variant or None)

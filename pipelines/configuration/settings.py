@@ -6,15 +6,18 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from pipelines.configuration.benchmark_settings import Budget, Reference, Search
 from torchrec_gr.data.loader import HistoryAsOf
 from torchrec_gr.data.segments import Cut
+from torchrec_gr.models.din import DINConfig
 from torchrec_gr.models.dlrm import DLRMConfig
 from torchrec_gr.models.hstu_ranker_config import HSTURankerConfig
 from torchrec_gr.models.longer import LongerConfig
 from torchrec_gr.models.mtgr_config import MTGRConfig, Size
 from torchrec_gr.models.pinfm_config import Trunk
+from torchrec_gr.models.wukong import WukongConfig
 from torchrec_gr.modules.sequence_trunk import TrunkConfig
 from torchrec_gr.pretrained.tuning.pinfm_tuning import PinFMTuning
 from torchrec_gr.training.optimizer import DenseOptimizer, TableOptimizer
@@ -235,6 +238,10 @@ class Settings:
         cross_features: whether models read the features that are computed from the log's past,
             where it has any.
         models, strategies: what `compare` runs: every model under every strategy.
+        strategies_of: models that run under strategies of their own.
+        references: what `benchmark` scores beside models: of `Reference`.
+        search, budget: how `benchmark` tunes the models, and what each gets; without a budget each
+            trains to its own best epoch.
         baseline: `package.module:build` of a model to stand in vanilla DLRM's place.
         against: further models that the report compares all others with, beside the baseline.
         epochs, seeds: of the ranking stage.
@@ -247,7 +254,7 @@ class Settings:
             impression-level model.
         pinfm: the module of `<model>+pinfm`, which is put into an impression-level model.
         lum: of `pipelines.lum`.
-        transformer, dlrm_sizes: the models' sizes.
+        transformer, dlrm_sizes, din_sizes, wukong_sizes: the models' sizes.
         widen: in a model of the user's own, the path of the Linear that shall read a module's
             vectors; TorchRec's models need none.
         variants: settings by a name of the user's choice: `<model>@<name>` is the model with these
@@ -266,6 +273,10 @@ class Settings:
     cross_features: bool = True
     models: tuple[str, ...] = ("dlrm", "gpsd")
     strategies: tuple[Strategy, ...] = ("none", "sparse-freeze")
+    strategies_of: Mapping[str, tuple[Strategy, ...]] = field(default_factory=dict)
+    references: tuple[Reference, ...] = get_args(Reference)
+    search: Search = Search()
+    budget: Budget | None = None
     baseline: str | None = None
     against: tuple[str, ...] = ()
     epochs: int = 3
@@ -286,6 +297,8 @@ class Settings:
     widen: str | None = None
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     dlrm_sizes: DLRMConfig = DLRMConfig()
+    din_sizes: DINConfig = DINConfig()
+    wukong_sizes: WukongConfig = WukongConfig()
     dlrm_init_std: float = 0.01
     sharding: Sharding | None = None
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import platform
+import subprocess
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +41,9 @@ class RunInfo:
         data: what the data is and its counts, by a plain name ("training rows": 131474).
         settings: of the comparison, nested as the config is.
         environment: versions and machine, as `describe_environment` gives them.
-        epochs: how many each run is to train; a run with fewer is shown as unfinished.
+        commit: of the code; None where it is no checkout.
+        budget: what every model got alike, in words; None: each trained to its own best epoch.
+        epochs: how many each run is to train at most; a run with fewer is shown as unfinished.
         baseline_model: `model` of the rows that all others are compared with.
         baseline_strategy: their `strategy`.
         against: further models that all others are compared with, under the same strategy.
@@ -53,6 +56,8 @@ class RunInfo:
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    commit: str | None = None
+    budget: str | None = None
     epochs: int | None = None
     baseline_model: str = "dlrm"
     baseline_strategy: str = "none"
@@ -98,6 +103,21 @@ def describe_environment() -> dict[str, str]:
             continue
     machine = f"{platform.machine()} {platform.system()}, {os.cpu_count()} processors"
     return {**versions, "machine": machine}
+
+
+def describe_commit() -> str | None:
+    """The commit of this checkout, with a word where files differ from it; None without one."""
+    root = Path(__file__).parents[2]
+    try:
+        found = [
+            subprocess.run(
+                ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno"))
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{found[0]}{' and changes that are not committed' if found[1] else ''}"
 
 
 def write_run_info(out_dir: Path, info: RunInfo) -> None:

@@ -13,7 +13,8 @@ from pipelines.configuration.settings import PretrainUsers, Settings
 from pipelines.configuration.variants import lay_over
 from pipelines.results.rows import RunKey, Variant
 from pipelines.stages.pretrainers import pretraining_settings
-from torchrec_gr.training.strategy import Strategy, moves_dense
+from torchrec_gr.schema.feature_schema import nearest_valid
+from torchrec_gr.training.strategy import STRATEGIES, Strategy, moves_dense
 
 PretrainedOn = Literal["all", "training", "labels"]
 
@@ -56,8 +57,15 @@ def plan(settings: Settings, *, has_histories: bool) -> list[Run]:
     itself, one epoch on labels.
 
     Raises:
-        ValueError: an unknown model or variant, or a module where there are no histories to read.
+        ValueError: an unknown model, variant or strategy, or a module where there are no histories
+            to read.
     """
+    for model, strategies in settings.strategies_of.items():
+        for strategy in strategies:
+            if strategy not in STRATEGIES:
+                raise ValueError(
+                    nearest_valid(f"strategy in strategies_of.{model}", strategy, STRATEGIES)
+                )
     sources: tuple[PretrainedOn, ...] = settings.pretrain_users if has_histories else (LABELS,)
     models = [settings.baseline] if settings.baseline else []
     models += [m for m in settings.models if not (settings.baseline and m == "dlrm")]
@@ -70,7 +78,7 @@ def plan(settings: Settings, *, has_histories: bool) -> list[Run]:
         for seed in range(settings.seeds)
         for dim in settings.dims
         for model, name in names.items()
-        for strategy in settings.strategies
+        for strategy in settings.strategies_of.get(model, settings.strategies)
         for pretrain in (sources if strategy != "none" else (None,))
         if name.has_transferable_dense or pretrain == LABELS or not moves_dense(strategy)
     ]

@@ -72,6 +72,9 @@ class ResultRow:
         log_loss: mean binary cross-entropy in nats; None likewise.
         calibration: mean prediction over mean label; None likewise.
         pretrain_seconds: the part of `train_seconds` that was pretraining.
+        train_flops: of training up to the end of this epoch, pretraining included, as
+            `torch.utils.flop_counter` counts them; None where nobody counted.
+        pretrain_flops: the part of `train_flops` that was pretraining.
         examples_per_second: training throughput of the fine-tuning stage.
         parameters_embedding: the part of `parameters` that is in tables.
         parameters_dense: the rest.
@@ -100,6 +103,8 @@ class ResultRow:
     log_loss: float | None = None
     calibration: float | None = None
     pretrain_seconds: float = 0.0
+    train_flops: float | None = None
+    pretrain_flops: float | None = None
     examples_per_second: float | None = None
     parameters_embedding: int | None = None
     parameters_dense: int | None = None
@@ -171,13 +176,23 @@ def read_results(out_dir: Path) -> list[ResultRow]:
     """Reads `results.json`; no file is no rows.
 
     Raises:
-        ValueError: the file is not a list of rows: it names the file, the row and the field.
+        ValueError: as `read_result_file`.
     """
     path = out_dir / RESULTS_FILE
-    if not path.exists():
-        return []
+    return read_result_file(path) if path.exists() else []
+
+
+def read_result_file(path: Path) -> list[ResultRow]:
+    """Reads the rows of a file.
+
+    Raises:
+        ValueError: the file is missing or not a list of rows: it names the file, the row and the
+            field.
+    """
     try:
         objects = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}; name a results.json") from error
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): mend it or move it away") from error
     if not isinstance(objects, list):

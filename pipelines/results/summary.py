@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from pipelines.results.artifacts import Predictions, load_predictions, predictions_path
+from pipelines.results.resampling import Resampled
 from pipelines.results.rows import ResultRow, RunKey, Variant
-from torchrec_gr.metrics import auc, resampled_aucs, welch_half_width
+from torchrec_gr.metrics import welch_half_width
 from torchrec_gr.metrics.bootstrap import paired_difference
 
 SMALLEST_DIFFERENCE = 0.0015
 """A smaller difference of AUC is never called one: three seeds against three resolve no less."""
 
 Verdict = Literal["better", "worse", "not told apart", "no verdict"]
-
-Resampled: TypeAlias = Mapping[RunKey, npt.NDArray[np.float64]]
-"""Each run's AUC in the same draws of test users, [R] each, as `resample_runs` makes them."""
 
 
 class Spread(NamedTuple):
@@ -211,77 +204,6 @@ def difference(
     interval = _around(value, math.hypot(*halves)) if halves else None
     seeds = None if seeds_half is None else _around(value, seeds_half)
     return Difference(value, seeds, users, interval, _verdict(value, interval))
-
-
-def resample_runs(
-    out_dir: Path, chosen: Mapping[RunKey, ResultRow]
-) -> dict[RunKey, npt.NDArray[np.float64]]:
-    """Each run's AUC in the same draws of test users, for runs whose predictions are kept.
-
-    Predictions of another epoch than the chosen one are passed over. A file that has not changed
-    is read once a process.
-
-    Args:
-        out_dir: the comparison's folder.
-        chosen: each run's row.
-
-    Returns:
-        [R] AUCs by run.
-
-    Raises:
-        ValueError: predictions that are damaged, of other rows than another run's, or of another
-            AUC than `results.json` says.
-    """
-    resampled: dict[RunKey, npt.NDArray[np.float64]] = {}
-    test_set: tuple[str, Path] | None = None
-    for run, row in chosen.items():
-        path = predictions_path(out_dir, run)
-        if not path.exists():
-            continue
-        of_file = _resample_file(out_dir, run, path.stat().st_mtime_ns)
-        if of_file.epoch != row.epoch:
-            continue
-        if abs(of_file.auc - row.auc) > 1e-6:
-            raise ValueError(
-                f"{path} has AUC {of_file.auc:.6f} at epoch {row.epoch}, results.json says "
-                f"{row.auc:.6f}: they are of different runs; delete the file and run again"
-            )
-        test_set = test_set or (of_file.test_set, path)
-        if of_file.test_set != test_set[0]:
-            raise ValueError(
-                f"{path} and {test_set[1]} score different rows, labels or users: one comparison "
-                "has one test set; use another --out for another split"
-            )
-        resampled[run] = of_file.aucs
-    return resampled
-
-
-class _ResampledFile(NamedTuple):
-    epoch: int
-    auc: float
-    test_set: str
-    aucs: npt.NDArray[np.float64]
-
-
-@functools.lru_cache(maxsize=1024)
-def _resample_file(out_dir: Path, run: RunKey, modified: int) -> _ResampledFile:
-    predictions = load_predictions(out_dir, run)
-    assert predictions is not None, "the caller saw the file"
-    labels, scores, user_ids, _, epoch = predictions
-    return _ResampledFile(
-        epoch,
-        auc(labels, scores),
-        _fingerprint(predictions),
-        resampled_aucs(labels, scores, user_ids),
-    )
-
-
-def _fingerprint(predictions: Predictions) -> str:
-    digest = hashlib.sha256()
-    for array in (predictions.labels, predictions.source_rows, predictions.user_ids):
-        if array is not None:
-            digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def _counterpart(

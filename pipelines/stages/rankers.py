@@ -26,6 +26,7 @@ from pipelines.stages.transferring import FirstWeights, Transferred, bring_in
 from torchrec_gr.data.known_before import HistoryAsOf
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.data.user_windows import sequence_features
+from torchrec_gr.models.din import build_din, history_pairs
 from torchrec_gr.models.dlrm import Interaction, build_dlrm
 from torchrec_gr.models.gpsd import GPSDRanker
 from torchrec_gr.models.hstu_ranker import HSTURanker
@@ -34,6 +35,7 @@ from torchrec_gr.models.longer import LongerConfig, LongerRanker
 from torchrec_gr.models.mtgr import MTGRRanker
 from torchrec_gr.models.mtgr_config import MTGRConfig
 from torchrec_gr.models.table_configs import embedding_bag_configs
+from torchrec_gr.models.wukong import build_wukong
 from torchrec_gr.modules.impression_ranker import ImpressionRanker
 from torchrec_gr.schema.feature_schema import FeatureSchema
 
@@ -157,19 +159,31 @@ def impression_model(
     """Builds a module of (dense_features, sparse_features) that gives logits.
 
     Args:
-        name: of the ranker, one of DLRM's or `package.module:build`.
+        name: of the ranker: "dlrm", "dlrm_dcn", "din", "wukong" or `package.module:build`.
         log: whose features it reads.
         settings: its sizes.
         dim: width of the tables.
         num_further: dense features behind those of the log's impressions.
+
+    Raises:
+        ValueError: a function that cannot be imported, or a DIN without a history to compare.
     """
     tables = embedding_bag_configs(log.schema, log.table_rows, dim, init_std=settings.dlrm_init_std)
     num_dense = 1 + len(log.dense_names) + num_further
     if ":" in name:
         return _import(name)(tables, num_dense)
+    num_tasks = len(log.schema.labels)
+    if name == "wukong":
+        return build_wukong(tables, num_dense, settings.wukong_sizes, num_tasks=num_tasks)
+    if name == "din":
+        pairs = history_pairs(log.schema)
+        alone = [f.name for f in log.schema.of("history") if f.name not in pairs]
+        return build_din(
+            tables, num_dense, pairs, settings.din_sizes, history=alone, num_tasks=num_tasks
+        )
     interaction: Interaction = "dcn" if name == "dlrm_dcn" else "dot"
     sizes = dataclasses.replace(settings.dlrm_sizes, interaction=interaction)
-    return build_dlrm(tables, num_dense, sizes, num_tasks=len(log.schema.labels))
+    return build_dlrm(tables, num_dense, sizes, num_tasks=num_tasks)
 
 
 def _import(name: str) -> Callable[[list[EmbeddingBagConfig], int], nn.Module]:

@@ -96,13 +96,20 @@ class Schedule:
     total_steps: int | None = None
     floor: float = 0.1
 
-    def factor(self, step: int) -> float:
-        """The share of the peak learning rate at which step `step`, counted from 0, trains."""
+    def factor(self, step: int, most_steps: int | None = None) -> float:
+        """The share of the peak learning rate at which a step trains.
+
+        Args:
+            step: counted from 0.
+            most_steps: that the run can have; with fewer than `total_steps` the fall is as much
+                faster. A rate that keeps its peak keeps it.
+        """
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if self.total_steps is None:
             return 1.0
-        done = (step - self.warmup_steps) / max(1, self.total_steps - 1 - self.warmup_steps)
+        total = self.total_steps if most_steps is None else min(self.total_steps, most_steps)
+        done = (step - self.warmup_steps) / max(1, total - 1 - self.warmup_steps)
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
@@ -140,9 +147,14 @@ class ScheduledOptimizer(CombinedOptimizer):
         self._schedule = schedule
         self._peaks = [(group, float(group["lr"])) for group in self.param_groups]
 
-    def set_step(self, step: int) -> None:
-        """Sets every learning rate for step `step`, counted from 0; freezes and thaws for it."""
-        factor = self._schedule.factor(step)
+    def set_step(self, step: int, most_steps: int | None = None) -> None:
+        """Sets every learning rate for step `step`, counted from 0; freezes and thaws for it.
+
+        Args:
+            step: the step.
+            most_steps: see `Schedule.factor`.
+        """
+        factor = self._schedule.factor(step, most_steps)
         for group, peak in self._peaks:
             group["lr"] = peak * factor  # type: ignore[index]
         for part, was_frozen in self._frozen.items():

@@ -24,6 +24,7 @@ from torchrec_gr.embeddings.table_report import table_reports, total
 from torchrec_gr.sequences.request_batch import RequestBatch
 from torchrec_gr.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from torchrec_gr.training.evaluation import Predictions, evaluate
+from torchrec_gr.training.limit import Limit
 from torchrec_gr.training.non_finite import first_non_finite
 from torchrec_gr.training.optimizer import ScheduledOptimizer
 from torchrec_gr.training.process_group import all_reduce_sum
@@ -106,6 +107,7 @@ class Trainer:
         bf16: run forward under bfloat16 autocast; weights and tables stay float32.
         name: before the progress bar, which is silent where the output is no terminal.
         on_step: called after each step.
+        limit: ends the run inside of an epoch; a schedule that falls reaches its floor there.
 
     Raises:
         ValueError: `checkpoint_steps` or `full_checkpoint_every` below 1.
@@ -123,6 +125,7 @@ class Trainer:
         bf16: bool = False,
         name: str = "train",
         on_step: OnStep | None = None,
+        limit: Limit | None = None,
     ) -> None:
         if checkpoint_steps is not None and checkpoint_steps < 1:
             raise ValueError(f"checkpoint_steps must be at least 1, got {checkpoint_steps}")
@@ -142,6 +145,7 @@ class Trainer:
         self._bf16 = bf16
         self._name = name
         self._on_step = on_step
+        self._limit = limit
         self._first = dist.get_rank() == 0
         self._pipeline = TrainPipelineSparseDist(
             model, optimizer, model.device, custom_model_fwd=self._forward
@@ -165,8 +169,13 @@ class Trainer:
         self.global_step = record["global_step"]
         return True
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether the limit is reached, so that no epoch trains any further."""
+        return self._share_spent() >= 1.0
+
     def train_epoch(self) -> EpochProgress:
-        """Trains what is left of the current epoch, and moves on to the next.
+        """Trains what is left of the current epoch, or of the limit, and moves on to the next.
 
         Returns:
             What the whole epoch trained, restarts included.
@@ -181,7 +190,7 @@ class Trainer:
         self._pipeline.reset()
         batches = iter(self.loader)
         with self._bar(num_steps) as bar, self._scalars() as write:
-            while progress.step < num_steps:
+            while progress.step < num_steps and not self.exhausted:
                 self._train_step(batches, write)
                 speed = f"{progress.examples_per_second:,.0f} examples/s"
                 bar.set_postfix_str(f"loss {progress.mean_loss:.4f}, {speed}", refresh=False)
@@ -208,9 +217,9 @@ class Trainer:
 
     def _train_step(self, batches: Iterator[Any], write: Callable[[str, float], None]) -> None:
         progress, start = self.progress, time.perf_counter()
-        self.optimizer.set_step(self.global_step)
+        self.optimizer.set_step(self.global_step, self._expected_steps())
         self._pipeline.progress(batches)
-        seconds = time.perf_counter() - start
+        seconds = self._on_all(time.perf_counter() - start)
         loss_sum, num_units, num_examples = self._totals.tolist()
         progress.step += 1
         progress.loss_sum += loss_sum
@@ -226,6 +235,27 @@ class Trainer:
             write(f"lr/{name}", rate)
         write("examples_per_second", num_examples / seconds)
         self.global_step += 1
+
+    def _on_all(self, seconds: float) -> float:
+        """The mean over processes where they must agree when to end; else this process's own."""
+        if self._limit is None or self._limit.seconds is None or dist.get_world_size() == 1:
+            return seconds
+        total = torch.tensor(seconds, dtype=torch.float64, device=self.model.device)
+        dist.all_reduce(total)
+        return total.item() / dist.get_world_size()
+
+    def _share_spent(self) -> float:
+        if self._limit is None:
+            return 0.0
+        epochs = [*self.finished, self.progress]
+        return self._limit.share(
+            sum(epoch.seconds for epoch in epochs), sum(epoch.num_examples for epoch in epochs)
+        )
+
+    def _expected_steps(self) -> int | None:
+        """Steps that the limit will have been, by what was spent so far; None without."""
+        share = self._share_spent()
+        return max(self.global_step, round(self.global_step / share)) if share else None
 
     def _forward(self, batch: Any) -> tuple[Tensor, Any]:
         """The model's forward; stops the run before any weight moves if the loss is not finite.
