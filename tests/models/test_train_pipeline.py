@@ -15,15 +15,17 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from tests.models.conftest import RequestMaker
 from tests.models.process_cases import Build, train_in_one, train_in_processes
+from torchrec_gr.models.din import DINConfig, build_din, history_pairs
 from torchrec_gr.models.dlrm import DLRMConfig, build_dlrm
 from torchrec_gr.models.gpsd import GPSDConfig, GPSDPretrainer, GPSDRanker
 from torchrec_gr.models.table_configs import embedding_bag_configs
+from torchrec_gr.models.wukong import WukongConfig, build_wukong
 from torchrec_gr.modules.impression_ranker import ImpressionRanker
 from torchrec_gr.schema.feature_schema import FeatureSchema
 from torchrec_gr.sequences.request_batch import ImpressionBatch, RequestBatch
 
 CONFIG = GPSDConfig(dim=16, num_layers=2, num_heads=2, init_std=0.3)
-NAMES = ("pretrainer", "ranker", "dlrm")
+NAMES = ("pretrainer", "ranker", "dlrm", "din", "wukong")
 
 
 def _build(name: str, schema: FeatureSchema, table_rows: dict[str, int]) -> nn.Module:
@@ -33,6 +35,11 @@ def _build(name: str, schema: FeatureSchema, table_rows: dict[str, int]) -> nn.M
     if name == "ranker":
         return GPSDRanker(CONFIG, schema, table_rows)
     tables = embedding_bag_configs(schema, table_rows, 8)
+    if name == "din":  # Dice would go by each rank's own rows
+        config = DINConfig(activation="prelu")
+        return ImpressionRanker(build_din(tables, 2, history_pairs(schema), config))
+    if name == "wukong":
+        return ImpressionRanker(build_wukong(tables, 2, WukongConfig()))
     return ImpressionRanker(build_dlrm(tables, 2, DLRMConfig()))
 
 
@@ -66,11 +73,8 @@ def _batches(make: RequestMaker) -> dict[str, list[list[RequestBatch | Impressio
         [make(*shape, seed=10 * step + rank, num_negatives=9) for rank, shape in enumerate(ranks)]
         for step, ranks in enumerate(shapes)
     ]
-    return {
-        "pretrainer": drawn,
-        "ranker": drawn,
-        "dlrm": [[_impressions(batch) for batch in of_step] for of_step in drawn],
-    }
+    impressions = [[_impressions(batch) for batch in of_step] for of_step in drawn]
+    return {name: drawn if name in ("pretrainer", "ranker") else impressions for name in NAMES}
 
 
 def test_two_processes_equal_one(

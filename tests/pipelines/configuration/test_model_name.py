@@ -11,6 +11,7 @@ from pipelines.configuration.model_name import ModelName, parse_model
     ("name", "parts"),
     [
         ("dlrm", ModelName("dlrm")),
+        ("wukong+pinfm", ModelName("wukong", "pinfm")),
         ("gpsd@wide", ModelName("gpsd", None, "wide")),
         ("dlrm_dcn+pinfm", ModelName("dlrm_dcn", "pinfm")),
         ("mine.models:build+pinfm@wide", ModelName("mine.models:build", "pinfm", "wide")),
@@ -28,6 +29,7 @@ def test_a_name_is_a_ranker_a_module_and_a_variant(name: str, parts: ModelName) 
         ("dlrm+", "unknown module"),
         ("dlrm@wied", "unknown variant of model 'dlrm@wied' 'wied': did you mean 'wide'"),
         ("dlrm@", "unknown variant"),
+        ("din+pinfm", r"EmbeddingBagCollection, such as 'dlrm\+pinfm'; din has none"),
         ("gpsd+pinfm", r"impression-level ranker, such as 'dlrm\+pinfm'"),
     ],
 )
