@@ -29,7 +29,7 @@ from benchmarks.measure import (
     print_machine,
     write_json,
 )
-from benchmarks.peak_memory import in_own_process, peak_bytes
+from torchrec_gr.training.peak_memory import in_own_process, peak_bytes
 from torchrec_gr.retrieval.catalogue import Catalogue
 
 Way = Literal["ours", "full matrix"]

@@ -51,7 +51,7 @@ from benchmarks.models.dcat_ways import (
     one_pass,
     scores,
 )
-from benchmarks.peak_memory import in_own_process, peak_bytes
+from torchrec_gr.training.peak_memory import in_own_process, peak_bytes
 
 Work = Literal["scoring", "training"]
 

@@ -1,0 +1,108 @@
+"""What is scored without a network beside popularity: mean labels, gradient-boosted trees."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from pipelines.baselines.boosted_trees import TreeSettings, train_trees
+from pipelines.baselines.means import score_means
+from pipelines.baselines.scored import Scored
+from pipelines.benchmarking.search import Trial, search
+from pipelines.configuration.benchmark_settings import Reference
+from pipelines.configuration.settings import Settings
+from pipelines.evaluation.split_metrics import measure
+from pipelines.results.artifacts import Predictions, save_predictions
+from pipelines.results.rows import ResultRow, RunKey, Variant, append_results, read_results
+from torchrec_gr.data.log_source import TEST, VALIDATION
+from torchrec_gr.data.prepared_log import PreparedLog
+from torchrec_gr.metrics import auc
+
+TREES: Reference = "gbdt"
+
+
+def score_references(log: PreparedLog, settings: Settings, out: Path) -> None:
+    """Scores what is not scored yet, and keeps rows and predictions as models do.
+
+    Trees are tuned by the search's trials, as models are, and train under every seed; a budget of
+    seconds ends them. What a log has nothing for is left out with a word. Call it in one process.
+
+    Args:
+        log: the impressions.
+        settings: of the benchmark.
+        out: its folder.
+    """
+    done = {row.run for row in read_results(out)}
+    for name in settings.references:
+        keys = [RunKey(Variant(name, "none", None, None), seed) for seed in _seeds(name, settings)]
+        for key in keys:
+            if key in done:
+                continue
+            try:
+                scored = _score(log, settings, out, name, key.seed)
+            except ValueError as error:
+                print(f"{name} is left out: {error}", flush=True)
+                break
+            _keep(log, settings, out, key, scored)
+
+
+def _seeds(name: Reference, settings: Settings) -> range:
+    return range(settings.seeds if name == TREES else 1)
+
+
+def _score(log: PreparedLog, settings: Settings, out: Path, name: Reference, seed: int) -> Scored:
+    as_of = settings.history_as_of
+    if name == "gbdt":
+        budget = settings.budget
+        seconds = budget.value if budget is not None and budget.kind == "seconds" else None
+        return train_trees(log, _tuned(log, settings, out), seed, as_of, max_seconds=seconds)
+    return score_means(log, name, as_of)
+
+
+def _tuned(log: PreparedLog, settings: Settings, out: Path) -> TreeSettings:
+    """The trees' settings that win the search on the validation split."""
+    if VALIDATION not in log.splits or len(settings.search.trials) == 1:
+        return TreeSettings()
+
+    def attempt(_: str, factors: tuple[float, float]) -> Trial:
+        tried = _scaled(TreeSettings(), factors)
+        share = settings.search.share
+        scored = train_trees(log, tried, 0, settings.history_as_of, rows_share=share)
+        validation = scored.predictions[VALIDATION]
+        reached = auc(validation.labels[:, 0], validation.logits[:, 0])
+        return Trial({TREES: dataclasses.asdict(tried)}, reached, scored.seconds)
+
+    return TreeSettings(**search(settings, out, [TREES], attempt)[TREES].settings[TREES])
+
+
+def _scaled(trees: TreeSettings, factors: tuple[float, float]) -> TreeSettings:
+    """The learning rate times the first factor, the number of leaves times the second."""
+    return dataclasses.replace(
+        trees,
+        learning_rate=trees.learning_rate * factors[0],
+        num_leaves=max(2, round(trees.num_leaves * factors[1])),
+    )
+
+
+def _keep(log: PreparedLog, settings: Settings, out: Path, key: RunKey, scored: Scored) -> None:
+    measured = {s: measure(log, p, settings.history_as_of) for s, p in scored.predictions.items()}
+    validation = measured.get(VALIDATION)
+    row = ResultRow(
+        model=key.variant.model,
+        strategy=key.variant.strategy,
+        seed=key.seed,
+        epoch=1 if key.variant.model == TREES else 0,
+        validation_auc=validation.auc if validation else None,
+        **dataclasses.asdict(measured[TEST]),
+        train_seconds=scored.seconds,
+        parameters=scored.num_parameters,
+    )
+    test = scored.predictions[TEST]
+    users = log.raw_users[test.user_ids] if log.num_users else None
+    save_predictions(
+        out,
+        key,
+        Predictions(test.labels[:, 0], test.logits[:, 0], users, test.source_rows, row.epoch),
+    )
+    append_results(out, [row])
+    print(f"{key.name}: test AUC {row.auc:.4f}, {scored.seconds:.0f} s", flush=True)
