@@ -101,5 +101,6 @@ setup(
         "cpu": [f"fbgemm-gpu-cpu=={FBGEMM}"],
         "cuda": [f"fbgemm-gpu=={FBGEMM}", TORCHREC],
         "faiss": ["faiss-cpu"],  # retrieval.FaissCatalogue
+        "trees": ["lightgbm"],  # pipelines.baselines.boosted_trees
     },
 )

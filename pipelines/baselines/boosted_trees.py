@@ -1,0 +1,197 @@
+"""Gradient-boosted trees on hand-made features of the past.
+
+Source: Ke et al., "LightGBM: A Highly Efficient Gradient Boosting Decision Tree" (NeurIPS 2017).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines.baselines.features import FeatureRows, TreeFeatures, read_features
+from pipelines.baselines.scored import Scored, predictions_of
+from torchrec_gr.data.loader import HistoryAsOf
+from torchrec_gr.data.log_source import TRAIN, VALIDATION
+from torchrec_gr.data.prepared_log import PreparedLog
+
+
+@dataclasses.dataclass(frozen=True)
+class TreeSettings:
+    """Sizes and rates, under LightGBM's names.
+
+    Args:
+        num_leaves: of a tree at most.
+        learning_rate: what each tree's leaves are multiplied by.
+        min_data_in_leaf: training rows of a leaf at least.
+        num_rounds: trees at most.
+        early_stopping_rounds: boosting ends where the validation log loss was lowest this many
+            trees ago; those after it are dropped.
+        feature_fraction: share of the features that a tree may use.
+        bagging_fraction: share of the rows that a tree is grown on.
+        lambda_l2: weight decay of the leaves.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    num_leaves: int = 31
+    learning_rate: float = 0.05
+    min_data_in_leaf: int = 100
+    num_rounds: int = 2000
+    early_stopping_rounds: int = 50
+    feature_fraction: float = 0.5
+    bagging_fraction: float = 0.8
+    lambda_l2: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_leaves", 2), ("num_rounds", 1), ("early_stopping_rounds", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("feature_fraction", "bagging_fraction"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+
+
+def train_trees(
+    log: PreparedLog,
+    settings: TreeSettings,
+    seed: int,
+    history_as_of: HistoryAsOf,
+    *,
+    rows_share: float = 1.0,
+    max_seconds: float | None = None,
+) -> Scored:
+    """Computes features, grows trees, and scores every split but the training split.
+
+    Trees stop where the validation split says, if there is one. The same seed and number of threads
+    give the same trees, unless `max_seconds` ends them.
+
+    Args:
+        log: the impressions.
+        settings: of the trees.
+        seed: of the rows and features that each tree sees.
+        history_as_of: how fresh the past is, as models have it.
+        rows_share: of the training rows, drawn at random, that trees are grown on.
+        max_seconds: boosting ends after the tree with which so many are spent, features counted.
+
+    Raises:
+        ValueError: LightGBM is not installed, a share outside (0, 1], or seconds not above 0.
+    """
+    lightgbm = _lightgbm()
+    if not 0 < rows_share <= 1:
+        raise ValueError(f"rows_share must be above 0 and at most 1, got {rows_share}")
+    if max_seconds is not None and not max_seconds > 0:
+        raise ValueError(f"max_seconds must be above 0, got {max_seconds}")
+    began = time.monotonic()
+    features = read_features(log, history_as_of)
+    until = None if max_seconds is None else began + max_seconds
+    booster = _grow(lightgbm, features, settings, seed, rows_share, until)
+    predictions = {
+        split: predictions_of(_log_odds(booster, r), r.labels, r.user_ids, r.source_rows)
+        for split, r in features.rows.items()
+        if split != TRAIN
+    }
+    trees = booster.dump_model(num_iteration=_kept(booster))["tree_info"]
+    num_rows = max(1, round(rows_share * features.rows[TRAIN].labels.size))
+    return Scored(
+        predictions,
+        seconds=time.monotonic() - began,
+        num_parameters=sum(tree["num_leaves"] for tree in trees),
+        num_examples=num_rows * booster.current_iteration(),
+        size_bytes=len(booster.model_to_string(num_iteration=_kept(booster)).encode()),
+    )
+
+
+def _lightgbm() -> Any:
+    try:
+        return importlib.import_module("lightgbm")
+    except ImportError as error:
+        raise ValueError(
+            "boosted trees need LightGBM: pip install lightgbm, or torchrec_gr[trees]"
+        ) from error
+
+
+def _grow(
+    lightgbm: Any,
+    features: TreeFeatures,
+    settings: TreeSettings,
+    seed: int,
+    rows_share: float,
+    until: float | None,
+) -> Any:
+    def data(rows: FeatureRows, reference: Any = None) -> Any:
+        return lightgbm.Dataset(
+            rows.values,
+            rows.labels,
+            feature_name=[f"f{i}" for i in range(len(features.names))],  # names may hold any sign
+            categorical_feature=[features.names.index(n) for n in features.categorical],
+            reference=reference,
+        )
+
+    train = data(_draw(features.rows[TRAIN], rows_share, seed))
+    judges = features.rows.get(VALIDATION)
+    callbacks: list[Callable[[Any], None]] = [] if until is None else [_stop_at(lightgbm, until)]
+    if judges is not None:
+        patience = settings.early_stopping_rounds
+        callbacks.append(lightgbm.early_stopping(patience, verbose=False))
+    return lightgbm.train(
+        _parameters(settings, seed),
+        train,
+        settings.num_rounds,
+        valid_sets=[] if judges is None else [data(judges, train)],
+        callbacks=callbacks,
+    )
+
+
+def _parameters(settings: TreeSettings, seed: int) -> dict[str, Any]:
+    values = dataclasses.asdict(settings)
+    for name in ("num_rounds", "early_stopping_rounds"):
+        del values[name]
+    return {
+        **values,
+        "objective": "binary",
+        "bagging_freq": 1,
+        "seed": seed,
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": torch.get_num_threads(),
+        "verbosity": -1,
+    }
+
+
+def _draw(rows: FeatureRows, share: float, seed: int) -> FeatureRows:
+    if share == 1:
+        return rows
+    num_rows = rows.labels.size
+    num_drawn = max(1, round(share * num_rows))
+    drawn = np.sort(np.random.default_rng(seed).choice(num_rows, num_drawn, replace=False))
+    columns = (getattr(rows, field.name)[drawn] for field in dataclasses.fields(rows))
+    return FeatureRows(*columns)
+
+
+def _stop_at(lightgbm: Any, until: float) -> Callable[[Any], None]:
+    def stop(env: Any) -> None:
+        if time.monotonic() >= until:
+            raise lightgbm.callback.EarlyStopException(env.iteration, env.evaluation_result_list)
+
+    stop.order = 99  # type: ignore[attr-defined]  # after early stopping has seen the tree
+    return stop
+
+
+def _kept(booster: Any) -> int:
+    """Trees that score: up to the best one, or all."""
+    return booster.best_iteration if booster.best_iteration > 0 else booster.current_iteration()
+
+
+def _log_odds(booster: Any, rows: FeatureRows) -> np.ndarray:
+    return np.asarray(
+        booster.predict(rows.values, raw_score=True, num_iteration=_kept(booster)), np.float64
+    )
