@@ -77,8 +77,8 @@ class RowFacts:
         num_history = none if log.events is None else np.concatenate(lengths)[order]
         return cls(source_rows, item_counts, num_history.astype(np.int64))
 
-    def groups(self, source_rows: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
-        """[N] for each group that has any of these rows: which of them are in it.
+    def of_rows(self, source_rows: NDArray[np.int64]) -> RowFacts:
+        """The facts of these rows, in their order.
 
         Raises:
             ValueError: a row that nothing is known of.
@@ -87,13 +87,16 @@ class RowFacts:
         place = np.minimum(place, max(self.source_rows.size - 1, 0))
         if not np.array_equal(self.source_rows[place], source_rows):
             raise ValueError("there are predictions of rows that are not of the test split")
-        counts, lengths = self.item_counts[place], self.num_history[place]
+        return RowFacts(source_rows, self.item_counts[place], self.num_history[place])
+
+    def groups(self) -> dict[str, NDArray[np.bool_]]:
+        """[N] for each group that has any of these rows: which of them are in it."""
         cold, some, warm, empty = GROUPS
         masks = {
-            cold: counts == 0,
-            some: (counts > 0) & (counts < WARM),
-            warm: counts >= WARM,
-            empty: lengths == 0,
+            cold: self.item_counts == 0,
+            some: (self.item_counts > 0) & (self.item_counts < WARM),
+            warm: self.item_counts >= WARM,
+            empty: self.num_history == 0,
         }
         return {group: mask for group, mask in masks.items() if mask.any()}
 
@@ -141,7 +144,7 @@ def measure_groups(predictions: Predictions, facts: RowFacts) -> dict[str, float
     """
     labels, logits = predictions.labels[:, 0], predictions.logits[:, 0]
     measured: dict[str, float] = {}
-    for group, rows in facts.groups(predictions.source_rows).items():
+    for group, rows in facts.of_rows(predictions.source_rows).groups().items():
         measured[f"rows_{group}"] = float(rows.sum())
         if 0.0 < labels[rows].mean() < 1.0:
             measured[f"auc_{group}"] = auc(labels[rows], logits[rows])

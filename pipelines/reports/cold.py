@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
-from pipelines.evaluation.cold_rows import GROUPS, RowFacts, rows_path
+from pipelines.evaluation.cold_rows import GROUPS
 from pipelines.reports import tables
 from pipelines.reports.document import Block, Heading, Paragraph
-from pipelines.results.artifacts import RunInfo, load_predictions, predictions_path
-from pipelines.results.rows import ResultRow, RunKey
-from pipelines.results.summary import Resampled, chosen_rows, summarize
-from torchrec_gr.metrics import resampled_aucs
+from pipelines.results.artifacts import RunInfo
+from pipelines.results.resampling import Resampled, resample_groups
+from pipelines.results.rows import ResultRow
+from pipelines.results.summary import chosen_rows, summarize
 
 _FEWEST = 50
 """Rows of a group from which on an AUC of it says anything."""
 
-_Draws: TypeAlias = dict[str, npt.NDArray[np.float64]]
 
-
-def cold_section(rows: Sequence[ResultRow], info: RunInfo, out_dir: Path) -> Iterator[Block]:
+def cold_section(
+    rows: Sequence[ResultRow], info: RunInfo, out_dir: Path, names: tables.Names = None
+) -> Iterator[Block]:
     """The section that compares the models on each group of rows.
 
     Args:
         rows: of `results.json`.
         info: names the baseline.
         out_dir: where predictions are looked for.
+        names: what the variants are called.
 
     Returns:
         Its blocks; none where no group was measured.
@@ -46,11 +42,11 @@ def cold_section(rows: Sequence[ResultRow], info: RunInfo, out_dir: Path) -> Ite
         "over the entropy of its own mean label. The differences are paired, row by row and user "
         "by user, as those above."
     )
-    resampled = _resample(rows, out_dir)
+    resampled = resample_groups(out_dir, chosen_rows(rows))
     for group, of_group in measured.items():
         if of_group:
-            draws = {run: aucs[group] for run, aucs in resampled.items() if group in aucs}
-            yield from _group(group, of_group, draws, info)
+            draws = {run: of[group].draws for run, of in resampled.items() if group in of}
+            yield from _group(group, of_group, draws, info, names)
 
 
 def _of_group(rows: Sequence[ResultRow], group: str) -> list[ResultRow]:
@@ -63,7 +59,7 @@ def _of_group(rows: Sequence[ResultRow], group: str) -> list[ResultRow]:
 
 
 def _group(
-    group: str, rows: Sequence[ResultRow], draws: Resampled, info: RunInfo
+    group: str, rows: Sequence[ResultRow], draws: Resampled, info: RunInfo, names: tables.Names
 ) -> Iterator[Block]:
     summaries = summarize(rows, draws, info.baseline_model, info.baseline_strategy)
     num_rows = rows[-1].metrics.get(f"rows_{group}") or 0.0
@@ -71,37 +67,4 @@ def _group(
     if num_rows < _FEWEST:
         yield Paragraph("Too few to compare models on; results.json has the figures.")
     else:
-        yield tables.group_table(summaries, info)
-
-
-def _resample(rows: Sequence[ResultRow], out_dir: Path) -> dict[RunKey, _Draws]:
-    """By run, of the epoch that it is judged by, and group: [R] AUCs in the same draws of users."""
-    if not rows_path(out_dir).exists():
-        return {}
-    facts_of = rows_path(out_dir).stat().st_mtime_ns
-    resampled = {}
-    for run, row in chosen_rows(rows).items():
-        path = predictions_path(out_dir, run)
-        if not path.exists():
-            continue
-        epoch, draws = _resample_file(out_dir, run, path.stat().st_mtime_ns, facts_of)
-        if epoch == row.epoch:
-            resampled[run] = draws
-    return resampled
-
-
-@functools.lru_cache(maxsize=1024)
-def _resample_file(
-    out_dir: Path, run: RunKey, modified: int, facts_modified: int
-) -> tuple[int, _Draws]:
-    predictions, facts = load_predictions(out_dir, run), RowFacts.load(out_dir)
-    assert predictions is not None, "the caller saw the file"
-    assert facts is not None, "the caller saw the file"
-    labels, scores, users, source_rows, epoch = predictions
-    draws = {}
-    for group, mask in facts.groups(source_rows).items():
-        of_users = None if users is None else users[mask]
-        clusters = mask.sum() if of_users is None else np.unique(of_users).size
-        if clusters > 1 and 0 < labels[mask].mean() < 1:
-            draws[group] = resampled_aucs(labels[mask], scores[mask], of_users)
-    return epoch, draws
+        yield tables.group_table(summaries, info, names)

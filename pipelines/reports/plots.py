@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import io
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from pipelines.reports.document import Figure
+from pipelines.reports.drawing import Line, draw
 from pipelines.results.artifacts import Curve, RunInfo
 from pipelines.results.rows import RunKey, Variant
 from pipelines.results.summary import VariantSummary
@@ -33,27 +29,7 @@ _COLORS = {
 _FURTHER_COLORS = ("#332288", "#882255", "#44aa99", "#994f00")
 _MARKERS = "osD^vPX*"
 _GREY = "#999999"
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-}
 _Item = TypeVar("_Item")
-
-
-class Line(NamedTuple):
-    """Points and how they are drawn; without a label it is not in the legend."""
-
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    color: str
-    label: str = ""
-    style: str = "-"
-    marker: str = ""
-    alpha: float = 1.0
 
 
 def auc_by_epoch(summaries: Sequence[VariantSummary], info: RunInfo) -> list[Figure]:
@@ -93,6 +69,36 @@ def auc_by_epoch(summaries: Sequence[VariantSummary], info: RunInfo) -> list[Fig
             draw(f"auc_by_epoch-{_slug(title)}", caption, ("epoch", "test AUC"), tuple(lines))
         )
     return figures
+
+
+def all_by_epoch(
+    trained: Sequence[VariantSummary], names: Mapping[Variant, str], colors: Mapping[Variant, str]
+) -> list[Figure]:
+    """Test AUC after each epoch, one figure with a line a variant.
+
+    Args:
+        trained: every variant that has epochs.
+        names: what each is called.
+        colors: of the variants to show.
+
+    Returns:
+        The figure; none where no variant has two epochs.
+    """
+    shown = [s for s in trained if s.variant in colors]
+    if all(len(s.mean_by_epoch("auc")) < 2 for s in shown):
+        return []
+    lines = tuple(
+        Line(
+            *_points(s.mean_by_epoch("auc")),
+            colors[s.variant],
+            names[s.variant],
+            marker="o",
+        )
+        for s in shown
+    )
+    caption = "Test AUC after each epoch, mean over seeds. Of many models the best are shown."
+    axes = ("epoch", "test AUC")
+    return [draw("auc_by_epoch", caption, axes, lines, names="at the end")]
 
 
 def ne_by_epoch(summaries: Sequence[VariantSummary]) -> list[Figure]:
@@ -192,44 +198,6 @@ def training_curves(curves: Sequence[Curve], runs: Iterable[RunKey]) -> list[Fig
         name = f"loss-{_slug(title)}"
         figures.append(draw(name, caption, ("step", "training loss"), tuple(lines)))
     return figures
-
-
-@functools.lru_cache(maxsize=256)
-def draw(
-    name: str,
-    caption: str,
-    axes_names: tuple[str, str],
-    lines: tuple[Line, ...],
-    log_x: bool = False,
-) -> Figure:
-    """Draws lines, their legend below: the same bytes for the same numbers, and drawn once."""
-    legend_rows = -(-sum(bool(line.label) for line in lines) // 2)
-    height = 3.5 + 0.2 * legend_rows  # inches, as is the width: a phone shows letters full size
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
-        canvas = Canvas(figsize=(5.0, height))
-        axes = canvas.add_axes((0.15, 1.0 - 2.85 / height, 0.82, 2.7 / height))
-        for line in lines:
-            axes.plot(
-                line.x,
-                line.y,
-                color=line.color,
-                linestyle=line.style,
-                marker=line.marker,
-                alpha=line.alpha,
-                label=line.label or None,
-            )
-        if log_x:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(LogFormatter())
-            axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.0, 0.4)))
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel=axes_names[0], ylabel=axes_names[1])
-        canvas.legend(loc="lower center", ncols=2, frameon=False)
-        buffer = io.BytesIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        canvas.savefig(buffer, format="svg", metadata=nothing)
-    return Figure(name, buffer.getvalue().decode(), caption)
 
 
 def _grouped(

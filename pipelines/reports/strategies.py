@@ -8,10 +8,10 @@ from typing import NamedTuple
 from pipelines.reports import plots
 from pipelines.reports.document import Block, Heading, Paragraph
 from pipelines.reports.tables import difference_in_words, strategy_table
+from pipelines.results.resampling import Resampled
 from pipelines.results.rows import ResultRow
 from pipelines.results.summary import (
     Difference,
-    Resampled,
     VariantSummary,
     Verdict,
     difference,

@@ -128,7 +128,7 @@ def summarize(
     }
 
     def against(variant: Variant, model: str, strategy: str) -> Difference | None:
-        other = _counterpart(variant, bare, model, strategy)
+        other = counterpart(variant, bare, model, strategy)
         if other is None or other == variant:
             return None
         return difference(bare[variant].chosen, bare[other].chosen, resampled)
@@ -157,6 +157,18 @@ def differences_to(
         and summary.variant != other.variant
         and summary.variant.dim == other.variant.dim
     ]
+
+
+def counterpart(
+    variant: Variant, variants: Mapping[Variant, Any], model: str, strategy: str
+) -> Variant | None:
+    """The variant to compare with: of the same width, or the only one there is."""
+    candidates = [other for other in variants if other[:2] == (model, strategy)]
+    same_width = [other for other in candidates if other.dim == variant.dim]
+    for group in (same_width, candidates):
+        if len(group) == 1:
+            return group[0]
+    return None
 
 
 def chosen_rows(rows: Iterable[ResultRow]) -> dict[RunKey, ResultRow]:
@@ -204,18 +216,6 @@ def difference(
     interval = _around(value, math.hypot(*halves)) if halves else None
     seeds = None if seeds_half is None else _around(value, seeds_half)
     return Difference(value, seeds, users, interval, _verdict(value, interval))
-
-
-def _counterpart(
-    variant: Variant, variants: Mapping[Variant, Any], model: str, strategy: str
-) -> Variant | None:
-    """The variant to compare with: of the same width, or the only one there is."""
-    candidates = [other for other in variants if other[:2] == (model, strategy)]
-    same_width = [other for other in candidates if other.dim == variant.dim]
-    for group in (same_width, candidates):
-        if len(group) == 1:
-            return group[0]
-    return None
 
 
 def _aucs(rows: Sequence[ResultRow]) -> list[float]:

@@ -17,7 +17,7 @@ from pipelines.reports.document import (
     Table,
     to_markdown,
 )
-from pipelines.reports.plots import Line, draw
+from pipelines.reports.drawing import Line, draw
 from pipelines.results.rows import write_atomically
 from pipelines.scaling_law.power_law import (
     Floats,

@@ -61,7 +61,7 @@ def test_a_null_item_is_in_no_group_of_items(tmp_path: Path) -> None:
     rows = log_rows().astype({"item": "Int64"})
     rows.loc[17, "item"] = pd.NA
     facts = facts_of(tmp_path, rows)
-    groups = facts.groups(np.arange(14, 20))
+    groups = facts.of_rows(np.arange(14, 20)).groups()
     items = np.stack([groups[g] for g in list(GROUPS)[:3]])
     assert items.sum(axis=0).tolist() == [1, 1, 1, 0, 1, 1]
     assert groups["no_history"].tolist() == [False, False, True, False, True, False]
@@ -112,7 +112,7 @@ def test_a_log_without_items_and_histories_has_no_groups() -> None:
 
 def test_rows_that_nothing_is_known_of_are_refused() -> None:
     with pytest.raises(ValueError, match="not of the test split"):
-        facts(5).groups(np.array([0, 1]))
+        facts(5).of_rows(np.array([0, 1]))
 
 
 def test_facts_are_saved_once_and_read_back(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.reports import plots
+from pipelines.reports import drawing
 from pipelines.reports.comparison import format_table, write_report
 from pipelines.results.artifacts import (
     Predictions,
@@ -139,7 +139,9 @@ def test_the_page_is_well_formed_and_fetches_nothing(tmp_path: Path) -> None:
     assert all(address.startswith("#") for address in page.addresses)
     assert {address[1:] for address in page.addresses} <= set(page.ids)
     assert set(re.findall(r"url\(#([^)]*)\)", content)) <= set(page.ids)
-    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert not {"link", "img", "iframe"} & set(page.tags)
+    assert content.count("<script>") == page.tags.count("script") == 1
+    assert "://" not in re.sub(r'xmlns(:xlink)?="http://www.w3.org/[^"]*"', "", content)
     assert 'name="viewport"' in content
 
 
@@ -154,7 +156,7 @@ def test_markdown_links_the_plots_that_are_there(tmp_path: Path) -> None:
 def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     append_results(tmp_path, rows(2))
     first = write_report(tmp_path).read_bytes()
-    plots.draw.cache_clear()  # as in another process
+    drawing.draw.cache_clear()  # as in another process
     assert write_report(tmp_path).read_bytes() == first
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from pipelines.results.artifacts import Predictions, load_predictions, save_predictions
+from pipelines.results.resampling import resample_runs
 from pipelines.results.rows import ResultRow
-from pipelines.results.summary import chosen_rows, difference, resample_runs, summarize
+from pipelines.results.summary import chosen_rows, difference, summarize
 from torchrec_gr.metrics import auc, paired_bootstrap, welch_half_width
 
 
