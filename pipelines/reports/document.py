@@ -57,7 +57,14 @@ class Figure(NamedTuple):
     caption: str
 
 
-Block: TypeAlias = Heading | Paragraph | Bullets | NamedBullets | Code | Table | Figure
+class Folded(NamedTuple):
+    """A long table under its title, which a page shows once it is asked for."""
+
+    title: str
+    table: Table
+
+
+Block: TypeAlias = Folded | Heading | Paragraph | Bullets | NamedBullets | Code | Table | Figure
 
 
 def without_empty_columns(table: Table) -> Table:
@@ -95,6 +102,8 @@ def _markdown(block: Block, figures: str) -> str:
             rules = [":--" if column < left else "--:" for column in range(len(columns))]
             lines = [[_plain(cell) for cell in row] for row in (columns, *rows)]
             return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rules, *lines[1:]))
+        case Folded(title, table):
+            return f"### {_plain(title)}\n\n{_markdown(table, figures)}"
         case Figure(name, _, caption):
             return f"![{_plain(caption)}]({figures}/{name}.svg)"
 

@@ -12,6 +12,7 @@ from pipelines.reports.document import (
     Bullets,
     Code,
     Figure,
+    Folded,
     Heading,
     NamedBullets,
     Paragraph,
@@ -66,6 +67,11 @@ def _html(block: Block) -> str:
             return (
                 f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n'
                 f"<tbody>\n{body}\n</tbody>\n</table></div>"
+            )
+        case Folded(title, table):
+            return (
+                f"<details><summary>{html.escape(title)} ({len(table.rows)})</summary>\n"
+                f"{_html(table)}\n</details>"
             )
         case Figure(name, svg, caption):
             return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipelines.reports import tables
-from pipelines.reports.document import Block, Bullets, Code, Heading, Paragraph
+from pipelines.reports.document import Block, Bullets, Code, Folded, Heading, Paragraph
 from pipelines.results.artifacts import RunInfo
 from pipelines.results.summary import SMALLEST_DIFFERENCE
 
@@ -26,8 +26,7 @@ def how_to_reproduce(info: RunInfo) -> Iterator[Block]:
         yield Paragraph(f"At commit {info.commit}.")
     for title, values in parts:
         if values:
-            yield Heading(3, title)
-            yield tables.settings_table(values)
+            yield Folded(title, tables.settings_table(values))
 
 
 def how_to_read(info: RunInfo) -> Iterator[Block]:

@@ -94,11 +94,18 @@ def test_everything_is_there_to_be_seen(page: playwright.Page, report: Path) -> 
     title = read_run_info(report.parent).title
     assert page.title() == title
     assert page.locator("h1").inner_text() == title
+    folded = page.locator("details")
+    assert folded.count() == 3
+    assert not folded.nth(1).locator("table").is_visible()
+    for place in range(folded.count()):
+        folded.nth(place).locator("summary").click()
     for element in ("table", "svg", "h2"):
         shown = page.locator(element)
         assert shown.count() > 1
         for place in range(shown.count()):
             assert shown.nth(place).is_visible()
+    for place in range(folded.count()):
+        folded.nth(place).locator("summary").click()
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=ARTEFACTS / "report.png", full_page=True)
 
