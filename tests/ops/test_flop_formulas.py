@@ -26,6 +26,7 @@ from tests.ops.attention_cases import (
     visible_by_definition,
 )
 from torchrec_gr.ops import KeySpans, hstu_attention, num_visible_pairs
+from torchrec_gr.ops.indexed_products import indexed_products
 
 
 def dense_count(case: AttentionCase) -> tuple[int, int]:
@@ -130,3 +131,15 @@ def test_importing_the_ops_registers_the_formulas() -> None:
         [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_indexed_products_count_each_product_and_twice_as_many_backward() -> None:
+    left = torch.randn(5, 8, requires_grad=True)
+    rows = torch.randn(7, 8, requires_grad=True)
+    index = torch.randint(0, 7, (5, 3))
+    with FlopCounterMode(display=False) as of_forward:
+        output = indexed_products(left, rows, index)
+    with FlopCounterMode(display=False) as of_backward:
+        output.sum().backward()
+    assert of_forward.get_total_flops() == 5 * 3 * 2 * 8
+    assert of_backward.get_total_flops() == 2 * 5 * 3 * 2 * 8

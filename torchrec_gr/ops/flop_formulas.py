@@ -1,4 +1,4 @@
-"""What the attention ops cost, for `torch.utils.flop_counter`: importing the ops registers it.
+"""What the ops with products cost, for `torch.utils.flop_counter`: importing the ops registers it.
 
 Like PyTorch's own formulas these count products alone, a multiplication and an addition as two. A
 pair of a query and a key that it sees costs one step of each product, so the values of spans and
@@ -63,6 +63,18 @@ def jagged_softmax_attention_backward_flops(
 ) -> int:
     """Of a backward: as of `hstu_attention_backward`."""
     return hstu_attention_backward_flops(grad, *arguments)
+
+
+@register_flop_formula(torch.ops.torchrec_gr.indexed_products, get_raw=True)
+def indexed_products_flops(left: Tensor, rows: Tensor, index: Tensor, **_: Any) -> int:
+    """Of a forward: a product of each vector with each row that it names."""
+    return 2 * index.numel() * left.shape[1]
+
+
+@register_flop_formula(torch.ops.torchrec_gr.indexed_products_backward, get_raw=True)
+def indexed_products_backward_flops(grad: Tensor, *arguments: Any, **_: Any) -> int:
+    """Of a backward: as many for the gradient of the vectors, and of the rows."""
+    return 2 * indexed_products_flops(*arguments)
 
 
 def _num_pairs(arguments: Sequence[Any]) -> int:
