@@ -6,6 +6,7 @@ import ctypes
 import gc
 import logging
 import multiprocessing
+import os
 import re
 import warnings
 from collections.abc import Callable
@@ -20,7 +21,10 @@ T = TypeVar("T")
 
 
 def in_own_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What a function of a module gives in a process that did nothing before."""
+    """What a function of a module gives in a process that did nothing before.
+
+    Under `torchrun` too that process is alone: it is no part of the others' group.
+    """
     processes = ProcessPoolExecutor(
         1, multiprocessing.get_context("spawn"), _start, (torch.get_num_threads(),)
     )
@@ -39,6 +43,8 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 
 def _start(num_threads: int) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name, None)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     torch.set_num_threads(num_threads)

@@ -48,8 +48,13 @@ def test_flops_of_dlrm_are_those_counted_by_hand(settings: Settings, tmp_path: P
     assert counted == expected
 
 
-def test_a_model_is_measured_in_a_process_of_its_own(settings: Settings, tmp_path: Path) -> None:
-    cost = measure_cost(settings, tmp_path / "data", model="dlrm", dim=DIM, module="gpsd")
+def test_a_model_is_measured_in_a_process_of_its_own(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as torchrun:  # in whose first process a benchmark measures
+        torchrun.setenv("RANK", "0")
+        torchrun.setenv("WORLD_SIZE", "2")
+        cost = measure_cost(settings, tmp_path / "data", model="dlrm", dim=DIM, module="gpsd")
     with process_group("cpu"):
         forward, both = flops_of_dlrm(settings, tmp_path / "data")
     assert cost.train_flops == both
