@@ -3,6 +3,7 @@
 # make test-all  the same, and the tests that take minutes
 # make sanitize  the CPU kernels at length under the address, undefined behaviour and thread
 #                sanitizers
+# make docs      the documentation site, into site/
 #
 # Each makes the virtual environment it needs. Two settings:
 #   make PYTHON=python3.12 ...      another Python (3.10, 3.11 or 3.12)
@@ -20,7 +21,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_AR
 CSRC := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 TEST_CSRC := $(shell find tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-all sanitize lint
+.PHONY: demo test test-all sanitize docs lint
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -38,6 +39,9 @@ test-all: lint
 sanitize: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests/ops/test_attention_harness.py \
 	  tests/ops/test_embedding_harness.py
+
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

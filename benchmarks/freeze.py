@@ -41,9 +41,9 @@ from benchmarks.measure import (
     print_machine,
     write_json,
 )
-from torchrec_gr.training.peak_memory import in_own_process, peak_bytes
 from torchrec_gr.training.freeze import freeze
 from torchrec_gr.training.optimizer import TableOptimizer
+from torchrec_gr.training.peak_memory import in_own_process, peak_bytes
 from torchrec_gr.training.process_group import process_group
 from torchrec_gr.training.sharding import shard
 

@@ -29,8 +29,8 @@ from benchmarks.measure import (
     print_machine,
     write_json,
 )
-from torchrec_gr.training.peak_memory import in_own_process, peak_bytes
 from torchrec_gr.retrieval.catalogue import Catalogue
+from torchrec_gr.training.peak_memory import in_own_process, peak_bytes
 
 Way = Literal["ours", "full matrix"]
 

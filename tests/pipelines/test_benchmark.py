@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipelines.benchmarking.cost import Cost
 
 from pipelines import benchmark as command
 from pipelines.benchmark import main
+from pipelines.benchmarking.cost import Cost
 from pipelines.configuration.command_line import read_settings
 from tests.pipelines.clicks import write_clicks
 from tests.pipelines.test_compare import Killed

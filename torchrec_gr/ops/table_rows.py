@@ -1,7 +1,8 @@
 """Rows of tables, which lie in chunks: read, updated and made anew.
 
-Chunk c has at most 65,536 rows, weights[c] [r, D] float32 and states[c], the optimizer's: [r, 0]
-for SGD, [r, D] for Adagrad, [r] for row-wise Adagrad. The slot `c << 16 | r` names row r of it.
+Chunk c has at most 65,536 rows: `weights[c]`, [r, D] float32, and `states[c]`, the optimizer's:
+[r, 0] for SGD, [r, D] for Adagrad, [r] for row-wise Adagrad. The slot `c << 16 | r` names row r of
+it.
 """
 
 from __future__ import annotations
