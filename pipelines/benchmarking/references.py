@@ -66,11 +66,15 @@ def _tuned(log: PreparedLog, settings: Settings, out: Path) -> TreeSettings:
 
     def attempt(_: str, factors: tuple[float, float]) -> Trial:
         tried = _scaled(TreeSettings(), factors)
-        share = settings.search.share
-        scored = train_trees(log, tried, 0, settings.history_as_of, rows_share=share)
-        validation = scored.predictions[VALIDATION]
-        reached = auc(validation.labels[:, 0], validation.logits[:, 0])
-        return Trial({TREES: dataclasses.asdict(tried)}, reached, scored.seconds)
+        share, as_of = settings.search.share, settings.history_as_of
+        ends = [
+            train_trees(log, tried, seed, as_of, rows_share=share)
+            for seed in range(settings.search.seeds)
+        ]
+        judged = [scored.predictions[VALIDATION] for scored in ends]
+        aucs = [auc(validation.labels[:, 0], validation.logits[:, 0]) for validation in judged]
+        seconds = sum(scored.seconds for scored in ends)
+        return Trial({TREES: dataclasses.asdict(tried)}, sum(aucs) / len(aucs), seconds)
 
     return TreeSettings(**search(settings, out, [TREES], attempt)[TREES].settings[TREES])
 

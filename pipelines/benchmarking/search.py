@@ -1,8 +1,8 @@
 """Tunes every model by the same few trials, judged on the validation split alone.
 
-`search.json` keeps each trial as soon as it is done: {"words", "share", "space": [{"tables",
-"dense"}, ...], "trials": {model: [{"settings", "validation_auc", "seconds"}, ...]}, "winners":
-{model: index}}.
+`search.json` keeps each trial as soon as it is done: {"words", "share", "seeds", "space":
+[{"tables", "dense"}, ...], "trials": {model: [{"settings", "validation_auc", "seconds"}, ...]},
+"winners": {model: index}}.
 """
 
 from __future__ import annotations
@@ -73,25 +73,35 @@ def tune(
 
     def train(model: str, factors: tuple[float, float]) -> Trial:
         changed = _scaled(settings, model, factors)
-        limit = Limit(examples=settings.search.share * log.num_rows(TRAIN))
-        run = start_ranking(
-            log,
-            lay(settings, model, changed),
-            None,
-            model=model,
-            dim=settings.dims[0],
-            seed=0,
-            device=device,
-            first=FirstWeights(),
-            limit=limit,
-        )
-        progress = run.trainer.train_epoch()
-        scored = run.trainer.evaluate(run.to_score(VALIDATION))
-        validation = auc(scored.labels[:, 0], scored.logits[:, 0])
-        return Trial(changed, validation, progress.seconds)
+        ends = [
+            _try(log, lay(settings, model, changed), model, seed, device)
+            for seed in range(settings.search.seeds)
+        ]
+        reached, seconds = zip(*ends, strict=True)
+        return Trial(changed, sum(reached) / len(reached), sum(seconds))
 
     best = search(settings, out, models, train)
     return {model: lay(settings, model, trial.settings) for model, trial in best.items()}
+
+
+def _try(
+    log: PreparedLog, settings: Settings, model: str, seed: int, device: torch.device
+) -> tuple[float, float]:
+    """The validation AUC after the search's share of an epoch, and the seconds that it took."""
+    run = start_ranking(
+        log,
+        settings,
+        None,
+        model=model,
+        dim=settings.dims[0],
+        seed=seed,
+        device=device,
+        first=FirstWeights(),
+        limit=Limit(examples=settings.search.share * log.num_rows(TRAIN)),
+    )
+    progress = run.trainer.train_epoch()
+    scored = run.trainer.evaluate(run.to_score(VALIDATION))
+    return auc(scored.labels[:, 0], scored.logits[:, 0]), progress.seconds
 
 
 def search(settings: Settings, out: Path, models: Sequence[str], attempt: Try) -> dict[str, Trial]:
@@ -142,7 +152,7 @@ def read_trials(out: Path, settings: Settings) -> dict[str, list[Trial]]:
         return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        same = values["space"] == _space(settings) and values["share"] == settings.search.share
+        same = all(values[name] == value for name, value in _terms(settings).items())
         trials = {
             model: [Trial(**trial) for trial in of_model]
             for model, of_model in values["trials"].items()
@@ -163,20 +173,23 @@ def _write(out: Path, settings: Settings, trials: Mapping[str, Sequence[Trial]])
     values = {
         "words": (
             f"Every model was tried with the same {len(settings.search.trials)} pairs of factors "
-            "of the learning rates of its tables and of its dense parts, from scratch, seed 0, on "
+            "of the learning rates of its tables and of its dense parts, from scratch, on "
             f"{settings.search.share:.0%} of one epoch of the training rows; the highest AUC on "
-            "the validation split won. The test rows were not read."
+            f"the validation split, mean over {settings.search.seeds} seeds, won. The test rows "
+            "were not read."
         ),
-        "share": settings.search.share,
-        "space": _space(settings),
+        **_terms(settings),
         "trials": {m: [dataclasses.asdict(t) for t in of] for m, of in trials.items()},
         "winners": winners,
     }
     write_atomically(out / SEARCH_FILE, f"{json.dumps(to_plain(values), indent=1)}\n".encode())
 
 
-def _space(settings: Settings) -> list[dict[str, float]]:
-    return [{"tables": tables, "dense": dense} for tables, dense in settings.search.trials]
+def _terms(settings: Settings) -> dict[str, Any]:
+    """What all trials of a file have in common."""
+    search = settings.search
+    space = [{"tables": tables, "dense": dense} for tables, dense in search.trials]
+    return {"space": space, "share": search.share, "seeds": search.seeds}
 
 
 def _scaled(settings: Settings, model: str, factors: tuple[float, float]) -> dict[str, Any]:

@@ -102,7 +102,8 @@ def _weaknesses(summaries: Sequence[VariantSummary], info: RunInfo) -> Iterator[
     trained = [s for s in summaries if s.is_trained]
     if trained and all(len(s.chosen) == 1 for s in trained):
         yield "One seed only: how far chance in training moves these figures is not known."
-    last = {row.run: row.epoch for s in trained for row in sorted(s.rows, key=lambda r: r.epoch)}
+    networks = [s for s in trained if s.variant.dim is not None]  # trees have no epochs
+    last = {row.run: row.epoch for s in networks for row in sorted(s.rows, key=lambda r: r.epoch)}
     unfinished = [run.name for run, epoch in last.items() if epoch < (info.epochs or 0)]
     if unfinished and info.budget is None:
         yield f"Not finished, judged by the epochs so far: {', '.join(unfinished)}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html.parser
 import re
 from collections.abc import Iterator
@@ -167,12 +168,14 @@ def test_nothing_yet_is_a_report_too(tmp_path: Path) -> None:
 
 def test_one_seed_and_unfinished_runs_are_said_to_be(tmp_path: Path) -> None:
     write_run_info(tmp_path, RunInfo(epochs=3))
-    append_results(tmp_path, rows(1))
+    trees = dataclasses.replace(result("gbdt", "none", 0, 1, 0.7), dim=None)  # have no epochs
+    append_results(tmp_path, [*rows(1), trees])
     page = write_report(tmp_path).read_text()
     assert "One seed only" in page
     assert "No verdict, for want of an interval" in page
     assert "Not finished, judged by the epochs so far: dlrm.none.d32.s0" in page
     assert "popularity.none.s0" not in page
+    assert "gbdt.none.s0" not in page
 
 
 def test_no_baseline_yet_compares_nothing(tmp_path: Path) -> None:
