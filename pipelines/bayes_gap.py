@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 
 from pipelines.benchmarking.terms import Terms
-from pipelines.configuration.command_line import read_settings, report_errors
+from pipelines.configuration.command_line import numbers, read_settings, report_errors, words
 from pipelines.configuration.settings import Settings
 from pipelines.results.description import describe, describe_folder
 from pipelines.results.plan import plan
@@ -81,7 +81,9 @@ class Gap:
         return {**dataclasses.asdict(self), **derived}
 
 
-def run_size(settings: Settings, size: int, out: Path, device: torch.device) -> list[Gap]:
+def run_size(
+    settings: Settings, size: int, out: Path, device: torch.device, command: str
+) -> list[Gap]:
     """Compares the models on a log of one size, or finishes what was begun.
 
     Args:
@@ -89,6 +91,7 @@ def run_size(settings: Settings, size: int, out: Path, device: torch.device) -> 
         size: impressions of the log.
         out: the folder of this size.
         device: where to train.
+        command: what to type to have it again.
     """
     grown = {
         "num_users": max(1, size // IMPRESSIONS_PER_USER),
@@ -98,7 +101,6 @@ def run_size(settings: Settings, size: int, out: Path, device: torch.device) -> 
     settings = dataclasses.replace(settings, data_options={**settings.data_options, **grown})
     log = open_log(settings, out / "data")
     if dist.get_rank() == 0:
-        command = f"python -m pipelines.bayes_gap {shlex.join(sys.argv[1:])}"
         describe_folder(out, describe(log, settings, command))
     runs = plan(settings, has_histories=True)
     Comparison(log, Terms(settings), out, device).run(runs)
@@ -191,18 +193,19 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, Settings]:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--models", type=_words, default=MODELS, help="(default: %(default)s)")
+    parser.add_argument("--models", type=words, default=MODELS, help="(default: %(default)s)")
     parser.add_argument(
-        "--sizes", type=_numbers, default=SIZES, help="impressions (default: %(default)s)"
+        "--sizes", type=numbers, default=SIZES, help="impressions (default: %(default)s)"
     )
     parser.add_argument(
-        "--dims", type=_numbers, default="16,32", help="widths (default: %(default)s)"
+        "--dims", type=numbers, default="16,32", help="widths (default: %(default)s)"
     )
     parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML of any other setting")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of everything")
     options = parser.parse_args(arguments)
+    options.sizes, options.dims = (sorted(set(of)) for of in (options.sizes, options.dims))
     given = {name: getattr(options, name) for name in _SETTINGS}
     try:
         settings = read_settings(
@@ -213,23 +216,17 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, Settings]:
     return options, settings
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(sorted({int(word) for word in _words(text)}))
-
-
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     options, settings = parse(arguments)
     out: Path = options.out
+    given = sys.argv[1:] if arguments is None else arguments
+    command = f"python -m pipelines.bayes_gap {shlex.join(given)}"
     with report_errors(), process_group(settings.device) as device:
         plan(settings, has_histories=True)  # a word that is wrong is found before a log is drawn
         found: list[Gap] = []
         for size in options.sizes:
-            found += run_size(settings, size, out / f"impressions-{size}", device)
+            found += run_size(settings, size, out / f"impressions-{size}", device, command)
             if dist.get_rank() == 0:
                 content = json.dumps([gap.to_dict() for gap in found], indent=1)
                 write_atomically(out / "bayes_gap.json", content.encode())

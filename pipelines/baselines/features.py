@@ -123,7 +123,10 @@ def _read(
 ) -> _Read:
     of_history = HistoryFeatures.of(log)
     loader = RequestLoader(log, split, batch_size=_BATCH_ROWS, history_as_of=history_as_of)
-    parts = [_of_batch(log, batch, of_history, small, large) for batch in loader]  # type: ignore[arg-type]
+    parts = []
+    for batch in loader:
+        assert isinstance(batch, RequestBatch)  # the loader's view
+        parts.append(_of_batch(log, batch, of_history, small, large))
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.argsort(joined["source_rows"], kind="stable")
     joined = {name: column[order] for name, column in joined.items()}

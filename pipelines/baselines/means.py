@@ -14,6 +14,7 @@ from torchrec_gr.data.log_source import TRAIN, VALIDATION
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.metrics import log_loss
 from torchrec_gr.schema.feature_schema import nearest_valid
+from torchrec_gr.sequences.request_batch import RequestBatch
 
 MeanName = Literal["item_mean", "user_mean", "user_item_mean"]
 
@@ -94,10 +95,15 @@ def _read(log: PreparedLog, split: str, name: MeanName, history_as_of: HistoryAs
     columns: list[tuple[Ints, ...]] = []
     loader = RequestLoader(log, split, batch_size=_BATCH_ROWS, history_as_of=history_as_of)
     for batch in loader:
+        assert isinstance(batch, RequestBatch)  # the loader's view
         assert batch.labels is not None
-        users = batch.user_ids.repeat_interleave(batch.num_candidates).numpy()  # type: ignore[union-attr]
-        ids = [] if name == "user_mean" else [batch.ids[item.name].values().long().numpy()]  # type: ignore[union-attr]
-        ids += [] if name == "item_mean" else [users + 1]  # -1, nobody, becomes 0
+        users = batch.user_ids.repeat_interleave(batch.num_candidates).numpy()
+        ids = []
+        if name != "user_mean":
+            assert item is not None  # checked
+            ids.append(batch.ids[item.name].values().long().numpy())
+        if name != "item_mean":
+            ids.append(users + 1)  # -1, nobody, becomes 0
         columns.append((*ids, batch.labels[:, 0].numpy(), users, batch.source_rows.numpy()))
     *ids, labels, users, source_rows = (np.concatenate(c) for c in zip(*columns, strict=True))
     return _Rows(ids, labels, users, source_rows)

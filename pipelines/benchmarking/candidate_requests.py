@@ -8,15 +8,21 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_gr.data.clock import ticks
 from torchrec_gr.data.known_before import HistoryAsOf
 from torchrec_gr.data.loader import RequestLoader
 from torchrec_gr.data.log_source import TEST
 from torchrec_gr.data.prepared_log import PreparedLog
+from torchrec_gr.schema.feature_schema import FeatureSchema
 from torchrec_gr.sequences.request_batch import RequestBatch
 
 
 def candidate_requests(
-    log: PreparedLog, num_requests: int, num_candidates: int, history_as_of: HistoryAsOf
+    log: PreparedLog,
+    num_requests: int,
+    num_candidates: int,
+    history_as_of: HistoryAsOf,
+    real_time_hours: float | None = None,
 ) -> list[RequestBatch]:
     """Real users' requests of the test split, each with candidates that others were shown.
 
@@ -25,6 +31,8 @@ def candidate_requests(
         num_requests: how many, spread over the split; fewer where it has fewer rows.
         num_candidates: of each; the split's rows in turn, from the request's own on.
         history_as_of: how fresh histories are.
+        real_time_hours: for a ranker of windows, which events are long-term, as `WindowLoader`
+            takes it; None marks none.
 
     Returns:
         Batches of one request, all of whose candidates are at its own moment. Labels are 0.
@@ -37,9 +45,10 @@ def candidate_requests(
         one = next(iter(loader))
         assert isinstance(one, RequestBatch)
         num_rows = pool.source_rows.numel()
-        requests.append(
-            _with_candidates(one, pool, torch.arange(step, step + num_candidates) % num_rows)
-        )
+        batch = _with_candidates(one, pool, torch.arange(step, step + num_candidates) % num_rows)
+        if real_time_hours is not None:
+            batch = _with_long_term(batch, log.schema, real_time_hours)
+        requests.append(batch)
     return requests
 
 
@@ -99,6 +108,16 @@ def _with_candidates(one: RequestBatch, pool: RequestBatch, rows: Tensor) -> Req
         labels=None if one.labels is None else torch.zeros(num, one.labels.shape[1]),
         item_ages=None if pool.item_ages is None else pool.item_ages[rows],
     )
+
+
+def _with_long_term(
+    batch: RequestBatch, schema: FeatureSchema, real_time_hours: float
+) -> RequestBatch:
+    """One request that says how many of its events are long-term, as a window does."""
+    has_hours = schema.time is not None and schema.time_unit != "order"
+    long_ago = batch.candidate_times[0] - (ticks(schema, real_time_hours) if has_hours else 0)
+    num_static = (batch.history_times < long_ago).sum(dim=0, keepdim=True)
+    return dataclasses.replace(batch, num_static=num_static)
 
 
 def _like(batch: RequestBatch, lengths: list[Tensor]) -> Tensor:

@@ -37,6 +37,7 @@ from pipelines.pretrain import pretrain
 from pipelines.stages.open_log import as_read, open_log
 from pipelines.stages.rankers import Ranker, build_ranker
 from pipelines.stages.ranking_run import start_ranking
+from pipelines.stages.reading import RowReading
 from pipelines.stages.transferring import FirstWeights
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.models.hstu_ranker import HSTURanker
@@ -81,15 +82,15 @@ def _measure(
     plain: Mapping[str, Any], work_dir: Path, model: str, dim: int, module: Module | None
 ) -> Cost:
     settings = build(Settings, plain)
-    with process_group(settings.device) as device:
-        with contextlib.redirect_stdout(io.StringIO()):
-            log = open_log(settings, work_dir)
+    silent = contextlib.redirect_stdout(io.StringIO())  # what is read and trained is no run's
+    with silent, process_group(settings.device) as device:
+        log = open_log(settings, work_dir)
         peak, checkpoint = _training_memory(log, settings, model, dim, device)
         name = parse_model(model, settings.variants)
         own = lay_over(settings, name.variant)
         ranker = build_ranker(name, as_read(log, own), own, dim, 0, FirstWeights())
         score = scorer(ranker, device)
-        timed = {n: _requests(log, own, n, device) for n in NUM_CANDIDATES}
+        timed = {n: requests_for(as_read(log, own), own, ranker, n, device) for n in NUM_CANDIDATES}
         with torch.no_grad():
             _, counted = _flops(lambda: score(timed[100][0]))
         return Cost(
@@ -121,16 +122,18 @@ def scorer(ranker: Ranker, device: torch.device) -> Callable[[RequestBatch], Ten
     if isinstance(stage, WindowStage):
         most = stage.max_candidates
         return lambda batch: module(in_rows(batch, most))[1].logits
-    if getattr(ranker.reading, "view", None) == "impressions":
+    if isinstance(ranker.reading, RowReading) and ranker.reading.view == "impressions":
         return lambda batch: module(to_impressions(batch))[1].logits
     return lambda batch: module(batch)[1].logits
 
 
-def _requests(
-    log: PreparedLog, settings: Settings, num_candidates: int, device: torch.device
+def requests_for(
+    log: PreparedLog, settings: Settings, ranker: Ranker, num_candidates: int, device: torch.device
 ) -> list[RequestBatch]:
-    log = as_read(log, settings)
-    found = candidate_requests(log, _REQUESTS, num_candidates, settings.history_as_of)
+    """The requests that a ranker is timed on: real users', as its own loader would have them."""
+    stage, as_of = ranker.stage, settings.history_as_of
+    hours = stage.real_time_hours if isinstance(stage, WindowStage) else None
+    found = candidate_requests(log, _REQUESTS, num_candidates, as_of, hours)
     return [batch.to(device) for batch in found]
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from pipelines.benchmarking.cost import Cost
 from pipelines.configuration.settings import Settings
 from pipelines.pretrain import Pretrained
 from pipelines.results.plan import Run
 from torchrec_gr.training.limit import Limit
-
-if TYPE_CHECKING:
-    from pipelines.benchmarking.cost import Cost
 
 
 @dataclasses.dataclass(frozen=True)

@@ -127,7 +127,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dims",
-        type=_numbers,
+        type=numbers,
         metavar="D[,D...]",
         help=f"widths of tables and transformer (default: the data set's, else {d.dims[0]})",
     )
@@ -138,7 +138,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--pretrain-users",
-        type=_words,
+        type=words,
         metavar="all|training",
         help="whose histories pretraining reads, of "
         + ", ".join(get_args(PretrainUsers))
@@ -154,7 +154,7 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
     d = Settings()
     parser.add_argument(
         "--models",
-        type=_words,
+        type=words,
         metavar="M[,M...]",
         help=f"{_MODELS} (default: {','.join(d.models)})",
     )
@@ -259,13 +259,15 @@ def _data_set(name: str) -> str:
     return name
 
 
-def _words(text: str) -> tuple[str, ...]:
+def words(text: str) -> tuple[str, ...]:
+    """Reads an argument of words between commas."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _strategies(text: str) -> tuple[str, ...]:
-    return GPSD_STRATEGIES if text == "all" else _words(text)
+    return GPSD_STRATEGIES if text == "all" else words(text)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(word) for word in _words(text))
+def numbers(text: str) -> tuple[int, ...]:
+    """Reads an argument of whole numbers between commas."""
+    return tuple(int(word) for word in words(text))

@@ -16,6 +16,7 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.modules.mlp import MLP
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
+from torchrec_gr.models.table_configs import common_width
 from torchrec_gr.modules.dice import Activation, activated_mlp
 from torchrec_gr.modules.target_attention import TargetAttention, rows_of, sum_by_row
 from torchrec_gr.schema.feature_schema import FeatureSchema, nearest_valid
@@ -154,9 +155,7 @@ def build_din(
 
     Source: Zhou et al., KDD 2018, 1706.06978; the authors' code for what the paper leaves open.
     """
-    dim = _width(tables)
-    if num_dense < 1:
-        raise ValueError(f"num_dense: DIN needs at least one dense feature, got {num_dense}")
+    dim = common_width(tables, num_dense, "DIN")
     _check_pairs(tables, pairs, history)
     read = {*pairs, *pairs.values(), *history}
     others = [name for table in tables for name in table.feature_names if name not in read]
@@ -165,7 +164,11 @@ def build_din(
 
 
 def history_pairs(schema: FeatureSchema) -> dict[str, str]:
-    """For each history feature the candidate feature of its column and table, if there is one."""
+    """For each history feature the candidate feature of its column and table, if there is one.
+
+    `FeatureSchema.candidate_of` asks for the table alone, so of several columns that share one it
+    gives the first.
+    """
     return {
         history.name: candidate.name
         for history in schema.of("history")
@@ -184,16 +187,6 @@ def _pooled(embedding: JaggedTensor) -> Tensor:
 def _unpooled(table: EmbeddingBagConfig) -> EmbeddingConfig:
     fields = dataclasses.fields(BaseEmbeddingConfig)
     return EmbeddingConfig(**{field.name: getattr(table, field.name) for field in fields})
-
-
-def _width(tables: Sequence[EmbeddingBagConfig]) -> int:
-    widths = {table.embedding_dim for table in tables}
-    if len(widths) != 1:
-        raise ValueError(
-            f"tables: DIN needs at least one table and one width for all, got widths "
-            f"{sorted(widths)}"
-        )
-    return widths.pop()
 
 
 def _check_pairs(

@@ -13,6 +13,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from torchrec_gr.embeddings.dynamic_collections import DynamicEmbeddingBagCollection
 from torchrec_gr.embeddings.dynamic_config import DynamicEmbeddingBagConfig
+from torchrec_gr.models.table_configs import common_width
 
 Interaction = Literal["dot", "dcn"]
 
@@ -67,16 +68,9 @@ def build_dlrm(
 
     Source: Naumov et al., 1906.00091; DCN v2: Wang et al., 2008.13535. TorchRec's implementation.
     """
-    widths = {table.embedding_dim for table in tables}
-    if len(widths) != 1:
-        raise ValueError(
-            f"tables: DLRM needs at least one table and one width for all, got widths "
-            f"{sorted(widths)}"
-        )
-    if num_dense < 1:
-        raise ValueError(f"num_dense: DLRM needs at least one dense feature, got {num_dense}")
+    dim = common_width(tables, num_dense, "DLRM")
     bags: Any = _collection(tables)  # TorchRec's models ask for no more than both kinds have
-    dense_arch = [*config.dense_arch, widths.pop()]
+    dense_arch = [*config.dense_arch, dim]
     over_arch = [*config.over_arch, num_tasks]
     if config.interaction == "dot":
         return DLRM(bags, num_dense, dense_arch, over_arch)

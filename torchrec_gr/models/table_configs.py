@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from torch import Tensor, nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.modules.embedding_configs import (
+    BaseEmbeddingConfig,
+    EmbeddingBagConfig,
+    EmbeddingConfig,
+    PoolingType,
+)
 
 from torchrec_gr.schema.feature_schema import ROLES, FeatureSchema, Role
 from torchrec_gr.sequences.request_batch import negative_key
@@ -86,6 +91,28 @@ def embedding_bag_configs(
         )
         for table, features in _feature_names(schema, ROLES).items()
     ]
+
+
+def common_width(tables: Sequence[BaseEmbeddingConfig], num_dense: int, model: str) -> int:
+    """The width of an impression-level model's tables, once what it reads is found to be enough.
+
+    Args:
+        tables: of the model.
+        num_dense: columns of its dense features.
+        model: what it is called in errors.
+
+    Raises:
+        ValueError: no tables, tables of different widths, or no dense feature.
+    """
+    widths = {table.embedding_dim for table in tables}
+    if len(widths) != 1:
+        raise ValueError(
+            f"tables: {model} needs at least one table and one width for all, got widths "
+            f"{sorted(widths)}"
+        )
+    if num_dense < 1:
+        raise ValueError(f"num_dense: {model} needs at least one dense feature, got {num_dense}")
+    return widths.pop()
 
 
 def _feature_names(schema: FeatureSchema, roles: Iterable[Role]) -> dict[str, list[str]]:

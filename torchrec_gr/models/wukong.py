@@ -11,6 +11,7 @@ from torchrec.models.dlrm import DLRM, OverArch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
+from torchrec_gr.models.table_configs import common_width
 from torchrec_gr.modules.wukong_layer import WukongLayer
 
 
@@ -116,13 +117,6 @@ def build_wukong(
 
     Source: Zhang et al., ICML 2024, 2403.02545.
     """
-    widths = {table.embedding_dim for table in tables}
-    if len(widths) != 1:
-        raise ValueError(
-            f"tables: Wukong needs at least one table and one width for all, got widths "
-            f"{sorted(widths)}"
-        )
-    if num_dense < 1:
-        raise ValueError(f"num_dense: Wukong needs at least one dense feature, got {num_dense}")
+    common_width(tables, num_dense, "Wukong")
     bags = EmbeddingBagCollection(tables=list(tables))
     return Wukong(bags, num_dense, config, num_tasks)

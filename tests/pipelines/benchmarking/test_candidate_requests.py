@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from pipelines.benchmarking.candidate_requests import candidate_requests, in_rows
-from pipelines.benchmarking.measuring import scorer
+from pipelines.benchmarking.measuring import requests_for, scorer
 from pipelines.configuration.config import build, read_config
 from pipelines.configuration.model_name import parse_model
 from pipelines.configuration.settings import Settings
@@ -32,11 +33,13 @@ OF_WINDOWS = ("mtgr", "hstu", "hstu@genrank")  # under LiGR candidates see each 
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PreparedLog, Settings]]:
     folder = tmp_path_factory.mktemp("clicks")
     sizes = {"transformer": {"num_layers": 1, "num_heads": 2}}
-    mtgr = {"sizes": {"dim": 16, "num_layers": 1, "num_heads": 2}, "max_candidates": 7}
+    mtgr = {"sizes": {"dim": 16, "num_layers": 2, "num_heads": 2}, "max_candidates": 7}
     hstu = {**SETTINGS["hstu"], "max_candidates": 7}
     pinfm = {"sizes": {"num_layers": 1, "num_heads": 2}}
     settings = {**SETTINGS, **sizes, "mtgr": mtgr, "hstu": hstu, "pinfm": pinfm}
-    config = write_clicks(folder, settings, SCHEMA)
+    # Nothing is cut: a window keeps the newest events that its first exposure knows, and later
+    # ones, a request those of its own.
+    config = write_clicks(folder, settings, {**SCHEMA, "max_history": 200})
     built = build(Settings, read_config(config))
     with process_group("cpu"):
         yield open_log(built, folder / "data"), built
@@ -93,17 +96,20 @@ def test_a_candidate_scores_the_same_alone_and_among_many(
         assert among.std() > 0
 
 
-@pytest.mark.parametrize("model", OF_ROWS)
+@pytest.mark.parametrize("model", [*OF_ROWS, *OF_WINDOWS])
 def test_a_logs_own_row_scores_as_it_is_evaluated(
     opened: tuple[PreparedLog, Settings], model: str
 ) -> None:
+    """A window's long-term events are those of its first exposure: frozen histories have one."""
     log, settings = opened
+    if model in OF_WINDOWS:
+        settings = dataclasses.replace(settings, history_as_of="split")
     built = ranker(opened, model)
     loader = built.reading.to_score(log, TEST, settings.history_as_of)
     evaluated = evaluate(built.module, loader, CPU)
     place = {int(row): i for i, row in enumerate(evaluated.source_rows)}
     score = scorer(built, CPU)
     with torch.no_grad():
-        for batch in candidate_requests(log, 6, 1, "exposure"):
+        for batch in requests_for(log, settings, built, 1, CPU):
             expected = torch.from_numpy(evaluated.logits[place[int(batch.source_rows[0])]])
             assert torch.allclose(score(batch).reshape(-1), expected.reshape(-1), atol=1e-5)
