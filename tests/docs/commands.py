@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import runpy
 import shlex
@@ -45,7 +46,8 @@ def parse_only(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatc
 
 
 def call(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Does what `python -m MODULE ARGUMENTS` does, in this process."""
+    """Does what `python -m MODULE ARGUMENTS` does, in this process, whose logging stays as it is."""
+    disabled = logging.root.manager.disable
     with monkeypatch.context() as patched, warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
         patched.setattr(sys, "argv", [module, *arguments])
@@ -54,6 +56,8 @@ def call(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> 
         except SystemExit as end:
             if end.code not in (None, 0):
                 raise AssertionError(f"{module} {shlex.join(arguments)}: {end.code}") from end
+        finally:
+            logging.disable(disabled)
 
 
 def commands_of(text: str, variables: dict[str, str]) -> list[list[str]]:
