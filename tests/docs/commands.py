@@ -46,7 +46,7 @@ def parse_only(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatc
 
 
 def call(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Does what `python -m MODULE ARGUMENTS` does, in this process, whose logging stays as it is."""
+    """Does what `python -m MODULE ARGUMENTS` does, in this process; its logging stays as it is."""
     disabled = logging.root.manager.disable
     with monkeypatch.context() as patched, warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
