@@ -26,7 +26,7 @@ import torch.distributed as dist
 
 from pipelines.benchmarking.cost import Cost, read_costs, write_cost
 from pipelines.benchmarking.measuring import measure_cost
-from pipelines.benchmarking.references import score_references
+from pipelines.benchmarking.references import missing_for, score_references
 from pipelines.benchmarking.regression import regressions
 from pipelines.benchmarking.search import tune
 from pipelines.benchmarking.terms import Terms, cost_name
@@ -67,7 +67,7 @@ def benchmark(log: PreparedLog, settings: Settings, out: Path, device: torch.dev
 
 
 def runnable(settings: Settings, log: PreparedLog) -> tuple[Settings, tuple[str, ...]]:
-    """The settings less the models that a log has nothing for, and why they are left out."""
+    """The settings less what a log or the environment lacks something for, and why in words."""
     left_out = {}
     for model in settings.models:
         name = parse_model(model, settings.variants)
@@ -78,11 +78,15 @@ def runnable(settings: Settings, log: PreparedLog) -> tuple[Settings, tuple[str,
             build_ranker(name, as_read(log, own), own, settings.dims[0], 0, FirstWeights())
         except ValueError as error:
             left_out[model] = str(error)
+    for reference in settings.references:
+        if (reason := missing_for(log, reference)) is not None:
+            left_out[reference] = reason
     models = tuple(model for model in settings.models if model not in left_out)
+    references = tuple(name for name in settings.references if name not in left_out)
     words = tuple(f"{model} is left out: {reason}." for model, reason in left_out.items())
     if dist.get_rank() == 0 and words:
         print("\n".join(words), flush=True)
-    return dataclasses.replace(settings, models=models), words
+    return dataclasses.replace(settings, models=models, references=references), words
 
 
 def _histories(log: PreparedLog) -> bool:

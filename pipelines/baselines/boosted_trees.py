@@ -85,7 +85,7 @@ def train_trees(
     Raises:
         ValueError: LightGBM is not installed, a share outside (0, 1], or seconds not above 0.
     """
-    lightgbm = _lightgbm()
+    lightgbm = require_lightgbm()
     if not 0 < rows_share <= 1:
         raise ValueError(f"rows_share must be above 0 and at most 1, got {rows_share}")
     if max_seconds is not None and not max_seconds > 0:
@@ -110,7 +110,12 @@ def train_trees(
     )
 
 
-def _lightgbm() -> Any:
+def require_lightgbm() -> Any:
+    """LightGBM's module.
+
+    Raises:
+        ValueError: it is not installed; says how to.
+    """
     try:
         return importlib.import_module("lightgbm")
     except ImportError as error:

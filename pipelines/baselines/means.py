@@ -53,7 +53,7 @@ def score_means(log: PreparedLog, name: MeanName, history_as_of: HistoryAsOf) ->
     Raises:
         ValueError: an unknown name, or the log has no items or no users to take a mean of.
     """
-    _check(log, name)
+    require_ids(log, name)
     began = time.monotonic()
     rows = {split: _read(log, split, name, history_as_of) for split in log.splits}
     train, judge = rows.pop(TRAIN), rows.get(VALIDATION)
@@ -78,7 +78,12 @@ def score_means(log: PreparedLog, name: MeanName, history_as_of: HistoryAsOf) ->
     return Scored(predictions, seconds, num_parameters, train.labels.size, 4 * num_parameters)
 
 
-def _check(log: PreparedLog, name: str) -> None:
+def require_ids(log: PreparedLog, name: str) -> None:
+    """Checks that a log has what a mean is taken of.
+
+    Raises:
+        ValueError: an unknown name, or no items or no users.
+    """
     if name not in get_args(MeanName):
         raise ValueError(nearest_valid("mean", name, get_args(MeanName)))
     if name != "user_mean" and log.schema.item is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from pipelines.baselines.boosted_trees import TreeSettings, train_trees
-from pipelines.baselines.means import score_means
+from pipelines.baselines.boosted_trees import TreeSettings, require_lightgbm, train_trees
+from pipelines.baselines.means import require_ids, score_means
 from pipelines.baselines.scored import Scored
 from pipelines.benchmarking.search import Trial, search
 from pipelines.configuration.benchmark_settings import Reference
@@ -25,25 +25,34 @@ def score_references(log: PreparedLog, settings: Settings, out: Path) -> None:
     """Scores what is not scored yet, and keeps rows and predictions as models do.
 
     Trees are tuned by the search's trials, as models are, and train under every seed; a budget of
-    seconds ends them. What a log has nothing for is left out with a word. Call it in one process.
+    seconds ends them. Call it in one process.
 
     Args:
         log: the impressions.
         settings: of the benchmark.
         out: its folder.
+
+    Raises:
+        ValueError: one that `missing_for` names.
     """
     done = {row.run for row in read_results(out)}
     for name in settings.references:
         keys = [RunKey(Variant(name, "none", None, None), seed) for seed in _seeds(name, settings)]
         for key in keys:
-            if key in done:
-                continue
-            try:
-                scored = _score(log, settings, out, name, key.seed)
-            except ValueError as error:
-                print(f"{name} is left out: {error}", flush=True)
-                break
-            _keep(log, settings, out, key, scored)
+            if key not in done:
+                _keep(log, settings, out, key, _score(log, settings, out, name, key.seed))
+
+
+def missing_for(log: PreparedLog, name: Reference) -> str | None:
+    """What is missing to score one: a package, items or users; None: nothing is."""
+    try:
+        if name == "gbdt":
+            require_lightgbm()
+        else:
+            require_ids(log, name)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _seeds(name: Reference, settings: Settings) -> range:

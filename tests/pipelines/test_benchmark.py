@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,17 @@ def test_parameters_decide_the_width(tmp_path: Path, costs: list[str]) -> None:
     assert widths["dlrm"] > 8
     for row in rows:
         assert row["parameters"] <= 90_000
+
+
+def test_what_is_left_out_is_said_in_the_report(
+    tmp_path: Path, costs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    only = {"strategies_of": {}, "epochs": 1, "search": {"trials": [[1, 1]]}}
+    rows = run(tmp_path, references=["gbdt", "item_mean"], models=["dlrm"], **only)
+    assert {row["model"] for row in rows} == {"popularity", "item_mean", "dlrm"}
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "gbdt is left out: boosted trees need LightGBM" in report
 
 
 def test_a_benchmark_has_models_of_its_own_and_a_budget_is_read() -> None:
