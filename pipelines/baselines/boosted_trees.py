@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipelines.baselines.features import FeatureRows, TreeFeatures, read_features
 from pipelines.baselines.scored import Scored, predictions_of
 from torchrec_gr.data.loader import HistoryAsOf
 from torchrec_gr.data.log_source import TRAIN, VALIDATION
 from torchrec_gr.data.prepared_log import PreparedLog
+from torchrec_gr.sequences.request_batch import RequestBatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,45 @@ class TreeSettings:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
 
 
+@dataclasses.dataclass(frozen=True)
+class BoostedTrees:
+    """Grown trees, and the features that they read.
+
+    Args:
+        features: of the log that they were grown on.
+        booster: LightGBM's.
+    """
+
+    features: TreeFeatures
+    booster: Any
+
+    def score(self, batch: RequestBatch) -> NDArray[np.float64]:
+        """[C] log-odds of a batch's candidates, features computed."""
+        return self.score_features(self.features.of_request(batch))
+
+    def score_features(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
+        """[N] log-odds of rows of features [N, F]."""
+        found = self.booster.predict(values, raw_score=True, num_iteration=self._kept)
+        return np.asarray(found, np.float64)
+
+    @property
+    def num_leaves(self) -> int:
+        """Of all trees that score."""
+        trees = self.booster.dump_model(num_iteration=self._kept)["tree_info"]
+        return sum(tree["num_leaves"] for tree in trees)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the trees as LightGBM saves them."""
+        return len(self.booster.model_to_string(num_iteration=self._kept).encode())
+
+    @property
+    def _kept(self) -> int:
+        """Trees that score: up to the best one, or all."""
+        best: int = self.booster.best_iteration
+        return best if best > 0 else self.booster.current_iteration()
+
+
 def train_trees(
     log: PreparedLog,
     settings: TreeSettings,
@@ -69,7 +110,36 @@ def train_trees(
     rows_share: float = 1.0,
     max_seconds: float | None = None,
 ) -> Scored:
-    """Computes features, grows trees, and scores every split but the training split.
+    """Grows trees, and scores every split but the training split; arguments as `grow_trees`'."""
+    began = time.monotonic()
+    trees = grow_trees(
+        log, settings, seed, history_as_of, rows_share=rows_share, max_seconds=max_seconds
+    )
+    rows = trees.features.rows
+    predictions = {
+        split: predictions_of(trees.score_features(r.values), r.labels, r.user_ids, r.source_rows)
+        for split, r in rows.items()
+        if split != TRAIN
+    }
+    num_rows = max(1, round(rows_share * rows[TRAIN].labels.size))
+    return Scored(
+        predictions,
+        seconds=time.monotonic() - began,
+        num_parameters=trees.num_leaves,
+        num_examples=num_rows * trees.booster.current_iteration(),
+    )
+
+
+def grow_trees(
+    log: PreparedLog,
+    settings: TreeSettings,
+    seed: int,
+    history_as_of: HistoryAsOf,
+    *,
+    rows_share: float = 1.0,
+    max_seconds: float | None = None,
+) -> BoostedTrees:
+    """Computes features and grows trees on them.
 
     Trees stop where the validation split says, if there is one. The same seed and number of threads
     give the same trees, unless `max_seconds` ends them.
@@ -94,20 +164,7 @@ def train_trees(
     features = read_features(log, history_as_of)
     until = None if max_seconds is None else began + max_seconds
     booster = _grow(lightgbm, features, settings, seed, rows_share, until)
-    predictions = {
-        split: predictions_of(_log_odds(booster, r), r.labels, r.user_ids, r.source_rows)
-        for split, r in features.rows.items()
-        if split != TRAIN
-    }
-    trees = booster.dump_model(num_iteration=_kept(booster))["tree_info"]
-    num_rows = max(1, round(rows_share * features.rows[TRAIN].labels.size))
-    return Scored(
-        predictions,
-        seconds=time.monotonic() - began,
-        num_parameters=sum(tree["num_leaves"] for tree in trees),
-        num_examples=num_rows * booster.current_iteration(),
-        size_bytes=len(booster.model_to_string(num_iteration=_kept(booster)).encode()),
-    )
+    return BoostedTrees(features, booster)
 
 
 def require_lightgbm() -> Any:
@@ -189,14 +246,3 @@ def _stop_at(lightgbm: Any, until: float) -> Callable[[Any], None]:
 
     stop.order = 99  # type: ignore[attr-defined]  # after early stopping has seen the tree
     return stop
-
-
-def _kept(booster: Any) -> int:
-    """Trees that score: up to the best one, or all."""
-    return booster.best_iteration if booster.best_iteration > 0 else booster.current_iteration()
-
-
-def _log_odds(booster: Any, rows: FeatureRows) -> np.ndarray:
-    return np.asarray(
-        booster.predict(rows.values, raw_score=True, num_iteration=_kept(booster)), np.float64
-    )

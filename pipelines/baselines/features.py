@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,18 +42,82 @@ class FeatureRows:
 
 
 @dataclasses.dataclass(frozen=True)
+class BatchFeatures:
+    """The features that a batch says by itself, without the labels of training rows.
+
+    Args:
+        dense_names: of the log.
+        of_history: what a history says of a candidate.
+        small: categorical features of small tables: their ids are features.
+        large: those of large tables, of whose ids the training rows tell.
+        has_times: whether the log has any.
+    """
+
+    dense_names: tuple[str, ...]
+    of_history: HistoryFeatures
+    small: tuple[str, ...]
+    large: tuple[str, ...]
+    has_times: bool
+
+    @classmethod
+    def of(cls, log: PreparedLog) -> BatchFeatures:
+        """What the log's schema has.
+
+        Buckets of computed statistics are left out: their numbers are there already.
+        """
+        schema, rows = log.schema, log.table_rows
+        features = (*schema.of("contextual"), *schema.of("candidate"))
+        told = [f for f in features if not f.is_computed]
+        small = tuple(f.name for f in told if rows[f.table or ""] <= MAX_CATEGORIES)
+        large = tuple(f.name for f in told if f.name not in small)
+        has_times = schema.time is not None
+        return cls(tuple(log.dense_names), HistoryFeatures.of(log), small, large, has_times)
+
+    def __call__(self, batch: RequestBatch) -> dict[str, NDArray[np.generic]]:
+        """Name -> [C] values, in an order that is the same for every batch."""
+        columns: dict[str, NDArray[np.generic]] = dict(self._dense(batch))
+        columns |= self.of_history(batch)
+        columns |= {name: ids_of(batch, name) for name in self.small}
+        if batch.item_ages is not None:
+            ages = batch.item_ages.numpy()
+            columns["log_item_age_days"] = np.where(ages == NO_AGE, np.nan, np.log1p(ages))
+        return columns
+
+    def _dense(self, batch: RequestBatch) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        names = iter(self.dense_names)
+        if batch.dense_contextual is not None:
+            for column in batch.dense_contextual.numpy()[request_of(batch)].T:
+                yield next(names), column
+        if batch.dense_candidates is not None:
+            for column in batch.dense_candidates.numpy().T:
+                yield next(names), column
+
+
+@dataclasses.dataclass(frozen=True)
 class TreeFeatures:
-    """The features of every split.
+    """The features of every split, and how a request has its own.
 
     Args:
         names: of the F features.
         categorical: of those, the ones that are ids.
         rows: split -> its rows.
+        of_batch: what a batch says by itself.
+        past: of each feature of a large table, what the training rows say of its ids.
     """
 
     names: tuple[str, ...]
     categorical: tuple[str, ...]
-    rows: dict[str, FeatureRows]
+    rows: Mapping[str, FeatureRows]
+    of_batch: BatchFeatures
+    past: Mapping[str, PastLabels]
+
+    def of_request(self, batch: RequestBatch) -> NDArray[np.float32]:
+        """[C, F] of a batch that comes after training: each label before its moments is known."""
+        moments = batch.candidate_times.numpy()
+        if not self.of_batch.has_times:
+            moments = np.full_like(moments, _FOREVER)
+        ids = {name: ids_of(batch, name) for name in self.past}
+        return _stacked(_with_past(self.of_batch(batch), ids, moments, self.past))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,92 +149,77 @@ def read_features(log: PreparedLog, history_as_of: HistoryAsOf) -> TreeFeatures:
     Raises:
         ValueError: the log cannot serve `history_as_of`.
     """
-    small, large = _categorical(log)
-    read = {s: _read(log, s, history_as_of, small, large) for s in log.splits}
+    of_batch = BatchFeatures.of(log)
+    read = {split: _read(log, split, history_as_of, of_batch) for split in log.splits}
     train = read[TRAIN]
     past = {
-        name: PastLabels.of(train.large[name], train.known_before, train.labels) for name in large
+        name: PastLabels.of(train.large[name], train.known_before, train.labels)
+        for name in of_batch.large
     }
     rows: dict[str, FeatureRows] = {}
     names: tuple[str, ...] = ()
-    for split, of_split in read.items():
-        columns = dict(of_split.columns)
-        for name in large:
-            counts, lift = past[name].before(of_split.large[name], of_split.known_before)
-            columns |= {f"rows_{name}": np.log1p(counts), f"lift_{name}": lift}
+    for split, r in read.items():
+        columns = _with_past(r.columns, r.large, r.known_before, past)
         names = tuple(columns)
-        values = np.stack([column.astype(np.float32) for column in columns.values()], axis=1)
-        rows[split] = FeatureRows(values, of_split.labels, of_split.user_ids, of_split.source_rows)
-    return TreeFeatures(names, small, rows)
+        rows[split] = FeatureRows(_stacked(columns), r.labels, r.user_ids, r.source_rows)
+    return TreeFeatures(names, of_batch.small, rows, of_batch, past)
 
 
-def _categorical(log: PreparedLog) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The categorical features of an impression: those of small tables, and the others.
+def request_of(batch: RequestBatch) -> Ints:
+    """[C] the request of each candidate."""
+    return np.repeat(np.arange(batch.num_requests), batch.num_candidates.numpy())
 
-    Buckets of computed statistics are left out: their numbers are there already.
-    """
-    schema, table_rows = log.schema, log.table_rows
-    features = [f for f in (*schema.of("contextual"), *schema.of("candidate")) if not f.is_computed]
-    small = tuple(f.name for f in features if table_rows[f.table or ""] <= MAX_CATEGORIES)
-    return small, tuple(f.name for f in features if f.name not in small)
+
+def ids_of(batch: RequestBatch, name: str) -> Ints:
+    """[C] the table rows of a categorical feature, one of each candidate."""
+    ids = batch.ids[name].values().long().numpy()
+    return ids[request_of(batch)] if name in batch.contextual else ids
 
 
 def _read(
-    log: PreparedLog,
-    split: str,
-    history_as_of: HistoryAsOf,
-    small: tuple[str, ...],
-    large: tuple[str, ...],
+    log: PreparedLog, split: str, history_as_of: HistoryAsOf, of_batch: BatchFeatures
 ) -> _Read:
-    of_history = HistoryFeatures.of(log)
     loader = RequestLoader(log, split, batch_size=_BATCH_ROWS, history_as_of=history_as_of)
     parts = []
     for batch in loader:
         assert isinstance(batch, RequestBatch)  # the loader's view
-        parts.append(_of_batch(log, batch, of_history, small, large))
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = np.argsort(joined["source_rows"], kind="stable")
-    joined = {name: column[order] for name, column in joined.items()}
-    known_before = joined.pop("known_before")
-    labels, users, rows = (joined.pop(n) for n in ("labels", "user_ids", "source_rows"))
-    if log.schema.time is None:
+        assert batch.labels is not None
+        ids = {name: ids_of(batch, name) for name in of_batch.large}
+        about = {
+            "known before": batch.candidate_times.numpy(),
+            "labels": batch.labels[:, 0].numpy(),
+            "users": batch.user_ids.numpy()[request_of(batch)],
+            "rows": batch.source_rows.numpy(),
+        }
+        parts.append((of_batch(batch), ids, about))
+    columns, large, about = (_joined([part[i] for part in parts]) for i in range(3))
+    order = np.argsort(about["rows"], kind="stable")
+    columns, large, about = (
+        {name: column[order] for name, column in of.items()} for of in (columns, large, about)
+    )
+    known_before, rows = about["known before"], about["rows"]
+    if not of_batch.has_times:
         known_before = rows if split == TRAIN else np.full_like(rows, _FOREVER)
-    ids = {name: joined.pop(f"id {name}") for name in large}
-    return _Read(joined, ids, known_before, labels, users, rows)
+    return _Read(columns, large, known_before, about["labels"], about["users"], rows)
 
 
-def _of_batch(
-    log: PreparedLog,
-    batch: RequestBatch,
-    of_history: HistoryFeatures,
-    small: tuple[str, ...],
-    large: tuple[str, ...],
+def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _with_past(
+    columns: Mapping[str, NDArray[np.generic]],
+    ids: Mapping[str, Ints],
+    moments: Ints,
+    past: Mapping[str, PastLabels],
 ) -> dict[str, NDArray[np.generic]]:
-    request = np.repeat(np.arange(batch.num_requests), batch.num_candidates.numpy())
-    assert batch.labels is not None
-    columns: dict[str, NDArray[np.generic]] = dict(_dense(log, batch, request))
-    columns |= of_history(batch)
-    for name in (*small, *large):
-        ids = batch.ids[name].values().long().numpy()
-        key = name if name in small else f"id {name}"
-        columns[key] = ids[request] if name in batch.contextual else ids
-    if batch.item_ages is not None:
-        ages = batch.item_ages.numpy()
-        columns["log_item_age_days"] = np.where(ages == NO_AGE, np.nan, np.log1p(ages))
-    columns["labels"] = batch.labels[:, 0].numpy()
-    columns["user_ids"] = batch.user_ids.numpy()[request]
-    columns["source_rows"] = batch.source_rows.numpy()
-    columns["known_before"] = batch.candidate_times.numpy()
-    return columns
+    """The columns, and what the labels before the moments say of the ids."""
+    all_columns = dict(columns)
+    for name, of_name in past.items():
+        counts, lift = of_name.before(ids[name], moments)
+        all_columns |= {f"rows_{name}": np.log1p(counts), f"lift_{name}": lift}
+    return all_columns
 
 
-def _dense(
-    log: PreparedLog, batch: RequestBatch, request: Ints
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    names = iter(log.dense_names)
-    if batch.dense_contextual is not None:
-        for column in batch.dense_contextual.numpy()[request].T:
-            yield next(names), column
-    if batch.dense_candidates is not None:
-        for column in batch.dense_candidates.numpy().T:
-            yield next(names), column
+def _stacked(columns: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+    return np.stack([column.astype(np.float32) for column in columns.values()], axis=1)

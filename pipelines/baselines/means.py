@@ -75,7 +75,7 @@ def score_means(log: PreparedLog, name: MeanName, history_as_of: HistoryAsOf) ->
     }
     num_parameters = sum(int(np.unique(ids).size) for ids in train.ids) + 1
     seconds = time.monotonic() - began
-    return Scored(predictions, seconds, num_parameters, train.labels.size, 4 * num_parameters)
+    return Scored(predictions, seconds, num_parameters, train.labels.size)
 
 
 def require_ids(log: PreparedLog, name: str) -> None:

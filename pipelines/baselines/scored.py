@@ -20,14 +20,12 @@ class Scored:
         seconds: that features, training and scoring took.
         num_parameters: numbers that the model keeps: leaf values of trees, means of ids.
         num_examples: training rows read, once for each round of boosting.
-        size_bytes: of the model as it is saved.
     """
 
     predictions: dict[str, Predictions]
     seconds: float
     num_parameters: int
     num_examples: int
-    size_bytes: int
 
 
 def predictions_of(

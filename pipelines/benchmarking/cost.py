@@ -19,21 +19,22 @@ class Cost:
     """What a ranker costs on one machine; see `measuring` for how each figure is measured.
 
     Args:
-        train_flops: of a training example, forward and backward.
-        score_flops: of a candidate, in a request of 100.
         latency_ms: by number of candidates of a request, the median and the 99th percentile of the
             milliseconds from the request's tensors to its scores.
         peak_memory_bytes: what training takes at its peak beyond what the process held before.
-        checkpoint_bytes: of a whole checkpoint on disk, optimizer state included.
+        checkpoint_bytes: of a whole checkpoint on disk, optimizer state included; of trees, of the
+            file that LightGBM saves.
+        train_flops: of a training example, forward and backward; None of trees.
+        score_flops: of a candidate, in a request of 100; None of trees.
         pretrain_flops: of a sequence in pretraining, forward and backward; None without
             pretraining.
     """
 
-    train_flops: float
-    score_flops: float
     latency_ms: Mapping[int, tuple[float, float]]
     peak_memory_bytes: int
     checkpoint_bytes: int
+    train_flops: float | None = None
+    score_flops: float | None = None
     pretrain_flops: float | None = None
 
 
@@ -63,7 +64,8 @@ def write_cost(out_dir: Path, name: str, cost: Cost) -> None:
 def _from_plain(entry: Mapping[str, Any]) -> Cost:
     latency = {int(n): (float(a), float(b)) for n, (a, b) in entry["latency_ms"].items()}
     cost = Cost(**{**entry, "latency_ms": latency})
-    numbers = [cost.train_flops, cost.score_flops, cost.peak_memory_bytes, cost.checkpoint_bytes]
-    if not all(math.isfinite(n) and n >= 0 for n in (*numbers, cost.pretrain_flops or 0.0)):
+    sizes = (cost.peak_memory_bytes, cost.checkpoint_bytes)
+    flops = (cost.train_flops, cost.score_flops, cost.pretrain_flops)
+    if not all(math.isfinite(n) and n >= 0 for n in (*sizes, *(f or 0.0 for f in flops))):
         raise ValueError("a cost must be a number of at least 0")
     return cost

@@ -18,7 +18,7 @@ import functools
 import io
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,7 +57,7 @@ NUM_CANDIDATES = (1, 100, 1000)
 _EXAMPLES, _COUNTED_EXAMPLES, _COUNTED_SEQUENCES = 10_000, 4_000, 512
 """Trained on to measure memory and FLOPs; fewer where the log has fewer."""
 
-_REQUESTS = 30
+NUM_REQUESTS = 30
 _CALLS = {1: 300, 100: 150, 1000: 40}
 _SECONDS = 8.0
 """Most that the calls of one number of candidates may take; a slow model is called less often."""
@@ -96,7 +96,7 @@ def _measure(
         return Cost(
             train_flops=_training_flops(log, settings, model, dim, device),
             score_flops=counted / timed[100][0].source_rows.numel(),
-            latency_ms={n: _latency(score, timed[n], _CALLS[n]) for n in NUM_CANDIDATES},
+            latency_ms={n: latency(score, timed[n]) for n in NUM_CANDIDATES},
             peak_memory_bytes=peak,
             checkpoint_bytes=checkpoint,
             pretrain_flops=None
@@ -133,15 +133,21 @@ def requests_for(
     """The requests that a ranker is timed on: real users', as its own loader would have them."""
     stage, as_of = ranker.stage, settings.history_as_of
     hours = stage.real_time_hours if isinstance(stage, WindowStage) else None
-    found = candidate_requests(log, _REQUESTS, num_candidates, as_of, hours)
+    found = candidate_requests(log, NUM_REQUESTS, num_candidates, as_of, hours)
     return [batch.to(device) for batch in found]
 
 
-def _latency(
-    score: Callable[[RequestBatch], Tensor], requests: list[RequestBatch], num_calls: int
+def latency(
+    score: Callable[[RequestBatch], Tensor], requests: Sequence[RequestBatch]
 ) -> tuple[float, float]:
-    """Median and 99th percentile in milliseconds."""
+    """Median and 99th percentile of a request in milliseconds.
+
+    Args:
+        score: the logits of a request's candidates.
+        requests: with one of the numbers of candidates in `NUM_CANDIDATES`, called in turn.
+    """
     milliseconds: list[float] = []
+    num_calls = _CALLS[requests[0].source_rows.numel()]
     with torch.no_grad():
         for batch in requests[:20]:
             score(batch)

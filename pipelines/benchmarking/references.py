@@ -8,6 +8,8 @@ from pathlib import Path
 from pipelines.baselines.boosted_trees import TreeSettings, require_lightgbm, train_trees
 from pipelines.baselines.means import require_ids, score_means
 from pipelines.baselines.scored import Scored
+from pipelines.benchmarking.cost import read_costs, write_cost
+from pipelines.benchmarking.measuring_trees import measure_trees
 from pipelines.benchmarking.search import Trial, search
 from pipelines.configuration.benchmark_settings import Reference
 from pipelines.configuration.settings import Settings
@@ -25,7 +27,8 @@ def score_references(log: PreparedLog, settings: Settings, out: Path) -> None:
     """Scores what is not scored yet, and keeps rows and predictions as models do.
 
     Trees are tuned by the search's trials, as models are, and train under every seed; a budget of
-    seconds ends them. Call it in one process.
+    seconds ends them; their costs are measured where they are not known yet. Call it in one
+    process.
 
     Args:
         log: the impressions.
@@ -41,6 +44,9 @@ def score_references(log: PreparedLog, settings: Settings, out: Path) -> None:
         for key in keys:
             if key not in done:
                 _keep(log, settings, out, key, _score(log, settings, out, name, key.seed))
+    if TREES in settings.references and TREES not in read_costs(out):
+        print(f"measuring what {TREES} costs", flush=True)
+        write_cost(out, TREES, measure_trees(settings, out / "data", _tuned(log, settings, out)))
 
 
 def missing_for(log: PreparedLog, name: Reference) -> str | None:
@@ -108,6 +114,7 @@ def _keep(log: PreparedLog, settings: Settings, out: Path, key: RunKey, scored: 
         validation_auc=validation.auc if validation else None,
         **dataclasses.asdict(measured[TEST]),
         train_seconds=scored.seconds,
+        examples_per_second=scored.num_examples / scored.seconds,
         parameters=scored.num_parameters,
     )
     test = scored.predictions[TEST]

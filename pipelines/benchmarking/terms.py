@@ -38,8 +38,7 @@ class Terms:
         most = budget.value * budget.pretraining_share
         if budget.kind == "seconds":
             return Limit(seconds=most)
-        cost = self.costs[cost_name(run)]
-        return Limit(examples=most / (cost.pretrain_flops or cost.train_flops))
+        return Limit(examples=most / _pretrain_flops(self.costs[cost_name(run)]))
 
     def ranking_limit(self, run: Run, pretrained: Pretrained | None) -> Limit | None:
         """What is left of the budget for a run's ranker."""
@@ -50,7 +49,7 @@ class Terms:
             spent = pretrained.seconds if pretrained else 0.0
             return Limit(seconds=max(budget.value - spent, _LEAST * budget.value))
         left = budget.value - (self.pretrain_flops(run, pretrained) or 0.0)
-        cost = self.costs[cost_name(run)].train_flops
+        cost = _train_flops(self.costs[cost_name(run)])
         return Limit(examples=max(left, _LEAST * budget.value) / cost)
 
     def pretrain_flops(self, run: Run, pretrained: Pretrained | None) -> float | None:
@@ -58,7 +57,7 @@ class Terms:
         cost = self.costs.get(cost_name(run))
         if pretrained is None or cost is None:
             return None
-        return pretrained.num_examples * (cost.pretrain_flops or cost.train_flops)
+        return pretrained.num_examples * _pretrain_flops(cost)
 
     def train_flops(
         self, run: Run, num_examples: int, pretrained: Pretrained | None
@@ -67,11 +66,21 @@ class Terms:
         cost = self.costs.get(cost_name(run))
         if cost is None:
             return None
-        return num_examples * cost.train_flops + (self.pretrain_flops(run, pretrained) or 0.0)
+        return num_examples * _train_flops(cost) + (self.pretrain_flops(run, pretrained) or 0.0)
 
 
 _LEAST = 1e-9
 """Of the budget: a limit must be above 0 where pretraining overran its share by a step."""
+
+
+def _train_flops(cost: Cost) -> float:
+    assert cost.train_flops is not None, "networks have them"
+    return cost.train_flops
+
+
+def _pretrain_flops(cost: Cost) -> float:
+    """Of a sequence; of an example where a model pretrains itself on labels."""
+    return cost.pretrain_flops or _train_flops(cost)
 
 
 def cost_name(run: Run) -> str:

@@ -74,7 +74,7 @@ def _training(summary: VariantSummary) -> list[str]:
 def _scoring(cost: Cost | None) -> list[str]:
     if cost is None:
         return [EMPTY] * (1 + len(_CANDIDATES))
-    cells = [count_in_words(cost.train_flops)]
+    cells = [EMPTY if cost.train_flops is None else count_in_words(cost.train_flops)]
     for number in _CANDIDATES:
         latency = cost.latency_ms.get(number)
         cells.append(EMPTY if latency is None else "{} ({})".format(*map(ms_in_words, latency)))

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from pipelines.baselines import features as features_module
-from pipelines.baselines.boosted_trees import TreeSettings, train_trees
+from pipelines.baselines.boosted_trees import TreeSettings, grow_trees, train_trees
 from pipelines.baselines.features import read_features
 from tests.data.clicks import click_schema, clicks
+from torchrec_gr.data.loader import RequestLoader
 from torchrec_gr.data.log_source import LogSource, TemporalSplit
 from torchrec_gr.data.prepared_log import PreparedLog, prepare
 from torchrec_gr.metrics import auc
@@ -45,7 +46,26 @@ def test_trees_learn_and_are_the_same_every_time(tmp_path: Path) -> None:
     assert (test.logits == again.predictions["test"].logits).all()
     assert 2 <= scored.num_parameters <= 40 * 7
     assert scored.num_examples % log.num_rows("train") == 0
-    assert scored.size_bytes > 100
+
+
+def test_a_request_scores_as_its_rows_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features_module, "MAX_CATEGORIES", 6)
+    log = prepared(tmp_path, learnable())
+    expected = train_trees(log, FEW, 3, "exposure").predictions["test"]
+    trees = grow_trees(log, FEW, 3, "exposure")
+    scored = {
+        row: logit
+        for batch in RequestLoader(log, "test", batch_size=7)
+        for row, logit in zip(
+            batch.source_rows.tolist(),  # type: ignore[union-attr]
+            trees.score(batch),  # type: ignore[arg-type]
+            strict=True,
+        )
+    }
+    assert len(scored) == len(expected.source_rows) > 100
+    logits = [scored[row] for row in expected.source_rows.tolist()]
+    assert np.allclose(logits, expected.logits[:, 0], rtol=1e-6, atol=0)
+    assert trees.size_bytes > 100
 
 
 def test_no_feature_tells_random_labels_of_the_rows_that_made_it(

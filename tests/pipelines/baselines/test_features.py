@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from pipelines.baselines.features import TreeFeatures, read_features
 from pipelines.baselines.past_labels import PSEUDO_COUNT, PastLabels
 from tests.data.clicks import click_schema, clicks, prepare_clicks
 from tests.data.crossed_clicks import crossed_schema
+from torchrec_gr.data.loader import RequestLoader
 from torchrec_gr.schema.feature_schema import Feature, FeatureSchema, Table
+from torchrec_gr.sequences.request_batch import RequestBatch
 
 TEST_FROM = 40 * 3600
 
@@ -95,6 +98,27 @@ def test_feedback_of_matching_events_is_counted(tmp_path: Path) -> None:
             assert by[int(number)]["since_tag"] == steps  # type: ignore[call-overload]
         else:
             assert all(np.isnan(share) for share in shares)
+
+
+@pytest.mark.parametrize("has_times", [True, False])
+def test_a_request_has_the_features_that_its_rows_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_times: bool
+) -> None:
+    monkeypatch.setattr(features_module, "MAX_CATEGORIES", 6)
+    log = prepare_clicks(tmp_path, clicks(), feedback_schema())
+    found = read_features(log, "exposure")
+    if not has_times:  # all training rows come before every other one
+        of_batch = dataclasses.replace(found.of_batch, has_times=False)
+        found = dataclasses.replace(found, of_batch=of_batch)
+    rows = found.rows["test"]
+    expected = dict(zip(rows.source_rows.tolist(), rows.values, strict=True))
+    num_seen = 0
+    for batch in RequestLoader(log, "test", batch_size=5):
+        assert isinstance(batch, RequestBatch)
+        for row, values in zip(batch.source_rows.tolist(), found.of_request(batch), strict=True):
+            assert np.array_equal(values, expected[row], equal_nan=True)
+            num_seen += 1
+    assert num_seen == len(expected) > 0
 
 
 @pytest.mark.parametrize("crossed", [False, True])

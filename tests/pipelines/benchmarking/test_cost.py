@@ -27,6 +27,9 @@ def test_costs_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert list(costs) == ["dlrm.d16", "mtgr.d16"]
     assert costs["mtgr.d16"] == COST
     assert costs["dlrm.d16"].pretrain_flops == 5.0
+    trees = Cost(**{**vars(COST), "train_flops": None, "score_flops": None})
+    write_cost(tmp_path, "gbdt", trees)
+    assert read_costs(tmp_path)["gbdt"] == trees
 
 
 @pytest.mark.parametrize(
