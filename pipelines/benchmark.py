@@ -6,8 +6,9 @@
     python -m pipelines.benchmark --data custom --data-dir logs --config mine.yaml \
         --budget flops 1e14 --out runs/equal-flops
 
-First every model is tuned by the same few trials on the validation split, then its costs are
-measured in a process of their own, then it trains under every seed. Writes results.json,
+First every model's costs are measured in a process of their own, then every variant, which is a
+model and a way to use pretrained weights, is tuned by the same few trials on the validation split,
+then it trains under every seed. Writes results.json,
 search.json, costs.json, report.html and report.md into --out as it goes. Stopped and started again,
 it does what is left. With --baseline FILE it ends with an error where a metric is worse than in an
 earlier results.json by more than chance may have done.
@@ -48,7 +49,7 @@ from torchrec_gr.training.process_group import process_group
 
 
 def benchmark(log: PreparedLog, settings: Settings, out: Path, device: torch.device) -> None:
-    """Tunes, measures, trains and reports, or goes on where an earlier start ended.
+    """Measures, tunes, trains and reports, or goes on where an earlier start ended.
 
     Args:
         log: the impressions.
@@ -56,10 +57,13 @@ def benchmark(log: PreparedLog, settings: Settings, out: Path, device: torch.dev
         out: its folder.
         device: where to train.
     """
-    models = list(dict.fromkeys(run.model for run in plan(settings, has_histories=_histories(log))))
-    tuned = tune(log, settings, out, device, models)
-    runs = _runs(log, Terms(settings, tuned))
-    terms = Terms(settings, tuned, _costs(Terms(settings, tuned), runs, out))
+    runs = _runs(log, settings)
+    terms = Terms(settings, costs=_costs(settings, runs, out))
+    for pretrains in (False, True):  # a model that pretrains itself does so as it was tuned
+        found = Comparison(log, terms, out, device).pretrained
+        some = [run for run in runs if (run.pretrain is not None) == pretrains]
+        tuned = tune(log, settings, out, device, some, found)
+        terms = dataclasses.replace(terms, tuned={**terms.tuned, **tuned})
     if dist.get_rank() == 0:
         score_references(log, settings, out)
     dist.barrier()
@@ -93,18 +97,17 @@ def _histories(log: PreparedLog) -> bool:
     return log.schema.target is not None
 
 
-def _runs(log: PreparedLog, terms: Terms) -> list[Run]:
+def _runs(log: PreparedLog, settings: Settings) -> list[Run]:
     """Every run, each model as wide as the settings or a budget of parameters say."""
-    settings = terms.settings
     runs = plan(settings, has_histories=_histories(log))
     if settings.budget is None or settings.budget.kind != "parameters":
         return runs
     most = settings.budget.value
-    widths = {m: widest(log, terms.settings_of(m), m, most) for m in {r.model for r in runs}}
+    widths = {m: widest(log, settings, m, most) for m in {r.model for r in runs}}
     return [dataclasses.replace(run, dim=widths[run.model]) for run in runs]
 
 
-def _costs(terms: Terms, runs: Sequence[Run], out: Path) -> Mapping[str, Cost]:
+def _costs(settings: Settings, runs: Sequence[Run], out: Path) -> Mapping[str, Cost]:
     """What each model costs; measured on the first process where it is not known yet."""
     if dist.get_rank() == 0:
         known = read_costs(out)
@@ -112,7 +115,6 @@ def _costs(terms: Terms, runs: Sequence[Run], out: Path) -> Mapping[str, Cost]:
             if cost_name(run) in known:
                 continue
             print(f"measuring what {run.model} costs", flush=True)
-            settings = terms.settings_of(run.model)
             name = parse_model(run.model, settings.variants)
             pretrains = any(r.model == run.model and r.pretrain not in (None, LABELS) for r in runs)
             cost = measure_cost(

@@ -81,7 +81,7 @@ def _tuned(log: PreparedLog, settings: Settings, out: Path) -> TreeSettings:
 
     def attempt(_: str, factors: tuple[float, float]) -> Trial:
         tried = _scaled(TreeSettings(), factors)
-        share, as_of = settings.search.share, settings.history_as_of
+        share, as_of = min(1.0, settings.search.epochs), settings.history_as_of
         ends = [
             train_trees(log, tried, seed, as_of, rows_share=share)
             for seed in range(settings.search.seeds)

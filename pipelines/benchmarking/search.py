@@ -1,14 +1,16 @@
-"""Tunes every model by the same few trials, judged on the validation split alone.
+"""Tunes every variant by the same few trials, judged on the validation split alone.
 
-`search.json` keeps each trial as soon as it is done: {"words", "share", "seeds", "space":
-[{"tables", "dense"}, ...], "trials": {model: [{"settings", "validation_auc", "seconds"}, ...]},
-"winners": {model: index}}.
+`search.json` keeps each trial as soon as it is done: {"words", "epochs", "seeds", "space":
+[{"tables", "dense"}, ...], "trials": {variant: [{"settings", "validation_auc", "seconds"}, ...]},
+"winners": {variant: index}}. A variant is named "gpsd", or "gpsd, sparse-freeze" where it starts
+from pretrained weights.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from pipelines.configuration.config import build, merged, to_plain
 from pipelines.configuration.model_name import parse_model
 from pipelines.configuration.settings import Settings
 from pipelines.configuration.variants import lay_over
+from pipelines.pretrain import Pretrained
+from pipelines.results.plan import Run
 from pipelines.results.rows import write_atomically
 from pipelines.stages.ranking_run import start_ranking
 from pipelines.stages.transferring import FirstWeights
@@ -33,7 +37,7 @@ SEARCH_FILE = "search.json"
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What one trial of one model came to.
+    """What one trial of one variant came to.
 
     Args:
         settings: that it set, nested and plain.
@@ -47,88 +51,112 @@ class Trial:
 
 
 Try = Callable[[str, tuple[float, float]], Trial]
-"""Carries out the trial of a model with a pair of factors."""
+"""Carries out the trial of a variant with a pair of factors."""
 
 
 def tune(
-    log: PreparedLog, settings: Settings, out: Path, device: torch.device, models: Sequence[str]
+    log: PreparedLog,
+    settings: Settings,
+    out: Path,
+    device: torch.device,
+    runs: Sequence[Run],
+    pretrained: Callable[[Run], Pretrained],
 ) -> dict[str, Settings]:
-    """Finds each model's learning rates; trials that `search.json` has are not repeated.
+    """Finds each variant's learning rates; trials that `search.json` has are not repeated.
 
-    Every model trains from scratch on the same share of one epoch and is scored on the validation
-    split. With a single trial, or without a validation split, the settings stay as they are.
+    A trial trains as the variant's runs do, for the epochs that the search gives it, and is judged
+    by its best validation AUC. Of several widths the first is searched. With a single trial, or
+    without a validation split, the settings stay as they are.
 
     Args:
         log: the impressions.
         settings: with the search.
         out: the benchmark's folder.
         device: where to train.
-        models: names as `parse_model` takes them.
+        runs: whose rates.
+        pretrained: carries out the pretraining that a run starts from, or finds it.
 
     Returns:
-        By model, the settings that it won with.
+        By `Run.variant_name`, the settings that won.
     """
     if VALIDATION not in log.splits or len(settings.search.trials) == 1:
         return {}
+    first: dict[str, Run] = {}
+    for run in runs:
+        first.setdefault(run.variant_name, run)
 
-    def train(model: str, factors: tuple[float, float]) -> Trial:
-        changed = _scaled(settings, model, factors)
-        ends = [
-            _try(log, lay(settings, model, changed), model, seed, device)
-            for seed in range(settings.search.seeds)
-        ]
+    def train(variant: str, factors: tuple[float, float]) -> Trial:
+        changed = _scaled(settings, first[variant].model, factors)
+        laid = lay(settings, first[variant].model, changed)
+        ends = []
+        for seed in range(settings.search.seeds):
+            run = dataclasses.replace(first[variant], seed=seed)
+            ends.append(_try(log, laid, run, pretrained(run) if run.pretrain else None, device))
         reached, seconds = zip(*ends, strict=True)
         return Trial(changed, sum(reached) / len(reached), sum(seconds))
 
-    best = search(settings, out, models, train)
-    return {model: lay(settings, model, trial.settings) for model, trial in best.items()}
+    best = search(settings, out, list(first), train)
+    return {v: lay(settings, first[v].model, trial.settings) for v, trial in best.items()}
 
 
 def _try(
-    log: PreparedLog, settings: Settings, model: str, seed: int, device: torch.device
+    log: PreparedLog,
+    settings: Settings,
+    run: Run,
+    pretrained: Pretrained | None,
+    device: torch.device,
 ) -> tuple[float, float]:
-    """The validation AUC after the search's share of an epoch, and the seconds that it took."""
-    run = start_ranking(
+    """The best validation AUC after any of the search's epochs, and the seconds of all."""
+    epochs = settings.search.epochs
+    started = start_ranking(
         log,
         settings,
         None,
-        model=model,
-        dim=settings.dims[0],
-        seed=seed,
+        model=run.model,
+        dim=run.dim,
+        seed=run.seed,
         device=device,
-        first=FirstWeights(),
-        limit=Limit(examples=settings.search.share * log.num_rows(TRAIN)),
+        first=FirstWeights(run.strategy, pretrained.run_dir if pretrained else None),
+        limit=Limit(examples=epochs * log.num_rows(TRAIN)),
     )
-    progress = run.trainer.train_epoch()
-    scored = run.trainer.evaluate(run.to_score(VALIDATION))
-    return auc(scored.labels[:, 0], scored.logits[:, 0]), progress.seconds
+    held_out = started.to_score(VALIDATION)
+    best = seconds = 0.0
+    for _ in range(math.ceil(epochs)):
+        seconds += started.trainer.train_epoch().seconds
+        scored = started.trainer.evaluate(held_out)
+        best = max(best, auc(scored.labels[:, 0], scored.logits[:, 0]))
+        if started.trainer.exhausted:
+            break
+    return best, seconds
 
 
-def search(settings: Settings, out: Path, models: Sequence[str], attempt: Try) -> dict[str, Trial]:
+def search(
+    settings: Settings, out: Path, variants: Sequence[str], attempt: Try
+) -> dict[str, Trial]:
     """Carries out the trials that are not there yet, and keeps them.
 
     Args:
         settings: with the search.
         out: the benchmark's folder.
-        models: whose.
+        variants: whose.
         attempt: carries one out.
 
     Returns:
-        By model, the trial with the highest validation AUC, the earliest of equals.
+        By variant, the trial with the highest validation AUC, the earliest of equals.
     """
     best = {}
-    for model in models:
-        trials = read_trials(out, settings).get(model, [])
+    for variant in variants:
+        trials = read_trials(out, settings).get(variant, [])
         for factors in settings.search.trials[len(trials) :]:
-            trials.append(attempt(model, factors))
+            trials.append(attempt(variant, factors))
             if dist.get_rank() == 0:
                 print(
-                    f"search: {model}, factors {factors[0]:g} and {factors[1]:g}: validation AUC "
+                    f"search: {variant}, factors {factors[0]:g} and {factors[1]:g}: validation AUC "
                     f"{trials[-1].validation_auc:.4f}, {trials[-1].seconds:.0f} s",
                     flush=True,
                 )
-                _write(out, settings, {**read_trials(out, settings), model: trials})
-        best[model] = max(trials, key=lambda trial: trial.validation_auc)
+                _write(out, settings, {**read_trials(out, settings), variant: trials})
+        best[variant] = max(trials, key=lambda trial: trial.validation_auc)
     return best
 
 
@@ -142,7 +170,7 @@ def lay(settings: Settings, model: str, values: Mapping[str, Any]) -> Settings:
 
 
 def read_trials(out: Path, settings: Settings) -> dict[str, list[Trial]]:
-    """The trials of every model so far.
+    """The trials of every variant so far.
 
     Raises:
         ValueError: the file is damaged, or of another search.
@@ -154,8 +182,8 @@ def read_trials(out: Path, settings: Settings) -> dict[str, list[Trial]]:
         values = json.loads(path.read_text(encoding="utf-8"))
         same = all(values[name] == value for name, value in _terms(settings).items())
         trials = {
-            model: [Trial(**trial) for trial in of_model]
-            for model, of_model in values["trials"].items()
+            variant: [Trial(**trial) for trial in of_variant]
+            for variant, of_variant in values["trials"].items()
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it and search again") from error
@@ -172,11 +200,11 @@ def _write(out: Path, settings: Settings, trials: Mapping[str, Sequence[Trial]])
     }
     values = {
         "words": (
-            f"Every model was tried with the same {len(settings.search.trials)} pairs of factors "
-            "of the learning rates of its tables and of its dense parts, from scratch, on "
-            f"{settings.search.share:.0%} of one epoch of the training rows; the highest AUC on "
-            f"the validation split, mean over {settings.search.seeds} seeds, won. The test rows "
-            "were not read."
+            f"Every variant was tried with the same {len(settings.search.trials)} pairs of "
+            "factors of the learning rates of its tables and of its dense parts, for "
+            f"{settings.search.epochs:g} epochs of the training rows; the highest AUC on the "
+            "validation split after an epoch or at the end, mean over seeds "
+            f"({settings.search.seeds}), won. The test rows were not read."
         ),
         **_terms(settings),
         "trials": {m: [dataclasses.asdict(t) for t in of] for m, of in trials.items()},
@@ -189,7 +217,7 @@ def _terms(settings: Settings) -> dict[str, Any]:
     """What all trials of a file have in common."""
     search = settings.search
     space = [{"tables": tables, "dense": dense} for tables, dense in search.trials]
-    return {"space": space, "share": search.share, "seeds": search.seeds}
+    return {"space": space, "epochs": search.epochs, "seeds": search.seeds}
 
 
 def _scaled(settings: Settings, model: str, factors: tuple[float, float]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class Terms:
 
     Args:
         settings: of the comparison.
-        tuned: by model, settings of its own.
+        tuned: by `Run.variant_name`, settings of its own.
         costs: by `cost_name`, what a model's steps cost; needed for a budget of FLOPs.
     """
 
@@ -26,9 +26,9 @@ class Terms:
     tuned: Mapping[str, Settings] = dataclasses.field(default_factory=dict)
     costs: Mapping[str, Cost] = dataclasses.field(default_factory=dict)
 
-    def settings_of(self, model: str) -> Settings:
-        """The settings that a model runs under, to be laid over by its variant's."""
-        return self.tuned.get(model, self.settings)
+    def settings_of(self, run: Run) -> Settings:
+        """The settings that a run's ranker trains under, to be laid over by its variant's."""
+        return self.tuned.get(run.variant_name, self.settings)
 
     def pretraining_limit(self, run: Run) -> Limit | None:
         """What pretraining may take of the budget, before a run's ranker."""

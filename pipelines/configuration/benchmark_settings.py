@@ -43,16 +43,16 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """How a benchmark tunes every model: the same few trials for all, judged on validation rows.
+    """How a benchmark tunes every variant: the same few trials for all, judged on validation rows.
 
     Args:
         trials: pairs of factors, of the tables' and of the dense parts' learning rate (of trees:
             of the learning rate and of the number of leaves). One trial is no search.
-        share: of one epoch, so of the training rows, that a trial trains on.
+        epochs: that a trial trains for, maybe a part of one: as many as its runs need to peak.
         seeds: whose mean validation AUC judges a trial; more where validation rows are few.
 
     Raises:
-        ValueError: no trial, a factor not above 0, a share outside (0, 1], or no seed.
+        ValueError: no trial, a factor not above 0, epochs not above 0, or no seed.
     """
 
     trials: tuple[tuple[float, float], ...] = (
@@ -62,13 +62,13 @@ class Search:
         (1.0, 3.0),
         (1.0, 0.3),
     )
-    share: float = 0.4
+    epochs: float = 0.4
     seeds: int = 1
 
     def __post_init__(self) -> None:
         if not self.trials or not all(factor > 0 for trial in self.trials for factor in trial):
             raise ValueError(f"search.trials must be pairs of factors above 0, got {self.trials}")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"search.share must be above 0 and at most 1, got {self.share}")
+        if not self.epochs > 0:
+            raise ValueError(f"search.epochs must be above 0, got {self.epochs}")
         if self.seeds < 1:
             raise ValueError(f"search.seeds must be at least 1, got {self.seeds}")

@@ -41,6 +41,11 @@ class Run:
     pretrain: PretrainedOn | None
 
     @property
+    def variant_name(self) -> str:
+        """Its model, and its strategy where it starts from pretrained weights."""
+        return self.model if self.strategy == "none" else f"{self.model}, {self.strategy}"
+
+    @property
     def key(self) -> RunKey:
         """Its name in the results."""
         words = f"{self.pretrain} users" if self.pretrain in get_args(PretrainUsers) else None

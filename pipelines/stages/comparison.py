@@ -52,7 +52,7 @@ class Comparison:
         for run in runs:
             if self._is_done(run):
                 continue
-            pretrained = self._pretrained(run) if run.pretrain else None
+            pretrained = self.pretrained(run) if run.pretrain else None
             self._finetune(run, pretrained)
 
     def _is_done(self, run: Run) -> bool:
@@ -84,14 +84,14 @@ class Comparison:
             )
         )
 
-    def _pretrained(self, run: Run) -> Pretrained:
+    def pretrained(self, run: Run) -> Pretrained:
         """The pretraining that a run starts from: made once, shared by all that need it."""
         if run.pretrain == LABELS:
             return self._pretrained_on_labels(run)
         assert run.pretrain is not None
-        settings = self._terms.settings_of(run.model)
+        settings = self._terms.settings
         model = parse_model(run.model, settings.variants)
-        name = pretraining_name(run, model, self._terms.settings)
+        name = pretraining_name(run, model, settings)
         return pretrain(
             self._log,
             lay_over(settings, model.variant),
@@ -107,12 +107,13 @@ class Comparison:
 
     def _pretrained_on_labels(self, run: Run) -> Pretrained:
         """The model itself after its first epoch, before which no id is overfitted."""
+        scratch = dataclasses.replace(run, strategy="none", pretrain=None)
         model = run.model.replace(":", ".")
         run_dir = self._out / "pretrain" / f"pretrain.{LABELS}.{model}.d{run.dim}.s{run.seed}"
         ends: list[EpochResult] = []
         finetune(
             self._log,
-            dataclasses.replace(self._terms.settings_of(run.model), epochs=1),
+            dataclasses.replace(self._terms.settings_of(scratch), epochs=1),
             run_dir,
             model=run.model,
             strategy="none",
@@ -132,7 +133,7 @@ class Comparison:
 
         finetune(
             self._log,
-            self._terms.settings_of(run.model),
+            self._terms.settings_of(run),
             self._out / "runs" / run.key.name,
             model=run.model,
             strategy=run.strategy,

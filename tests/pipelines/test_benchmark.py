@@ -76,7 +76,7 @@ def test_every_model_is_tuned_measured_and_trained(
     }
     assert costs == ["dlrm", "gpsd"]
     search = json.loads((tmp_path / "out" / "search.json").read_text())
-    assert set(search["winners"]) == {"dlrm", "gpsd"}
+    assert set(search["winners"]) == {"dlrm", "gpsd", "gpsd, sparse-freeze"}
     transferred = rows["gpsd", "sparse-freeze"]
     assert transferred["train_flops"] > transferred["pretrain_flops"] > 0
     assert "epochs_trained" not in transferred

@@ -5,18 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from pipelines.benchmarking import search as searching
 from pipelines.benchmarking.search import Trial, lay, read_trials, search, tune
+from pipelines.benchmarking.terms import Terms
 from pipelines.configuration.benchmark_settings import Search
 from pipelines.configuration.config import build, read_config
 from pipelines.configuration.settings import Settings
+from pipelines.pretrain import Pretrained
+from pipelines.results.plan import Run
+from pipelines.stages.comparison import Comparison
 from pipelines.stages.open_log import open_log
+from pipelines.stages.ranking_run import RankingRun
 from tests.pipelines.clicks import write_clicks
-from torchrec_gr.data.log_source import TEST
+from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.training.process_group import process_group
 
 TRIALS = ((1.0, 1.0), (3.0, 1.0), (1.0, 0.3))
@@ -90,29 +96,80 @@ def test_settings_are_laid_where_the_model_reads_them() -> None:
     assert lay(settings, "dlrm", {"dlrm": {"tables": {"lr": 0.1}}}).dlrm.tables.lr == 0.1
 
 
-def test_trials_train_on_a_share_and_never_score_the_test_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write_clicks(tmp_path, {"dims": [8], "search": {"trials": [[1, 1], [3, 1]], "seeds": 2}})
-    settings = build(Settings, read_config(path))
-    log = open_log(settings, tmp_path / "out" / "data")
-    scored: list[str] = []
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The splits that trials score, as they do."""
+    found: list[str] = []
     start = searching.start_ranking
 
-    def watching(*args: object, **kwargs: object) -> object:
+    def watching(*args: Any, **kwargs: Any) -> RankingRun:
         run = start(*args, **kwargs)
         to_score = run.to_score
-        object.__setattr__(
-            run, "to_score", lambda split: (scored.append(split), to_score(split))[1]
-        )
+        object.__setattr__(run, "to_score", lambda split: (found.append(split), to_score(split))[1])
         return run
 
     monkeypatch.setattr(searching, "start_ranking", watching)
-    tuned = tune(log, settings, tmp_path / "out", torch.device("cpu"), ["dlrm"])
+    return found
+
+
+def opened(folder: Path, **further: Any) -> tuple[PreparedLog, Settings]:
+    settings = build(Settings, read_config(write_clicks(folder, {"dims": [8], **further})))
+    return open_log(settings, folder / "out" / "data"), settings
+
+
+def nothing_pretrained(run: Run) -> Pretrained:
+    raise AssertionError(f"{run} starts from scratch")
+
+
+def test_trials_train_on_a_part_of_an_epoch_and_never_score_the_test_rows(
+    tmp_path: Path, scored: list[str]
+) -> None:
+    log, settings = opened(tmp_path, search={"trials": [[1, 1], [3, 1]], "seeds": 2})
+    runs = [Run("dlrm", "none", 8, seed, None) for seed in range(3)]
+    out = tmp_path / "out"
+    tuned = tune(log, settings, out, torch.device("cpu"), runs, nothing_pretrained)
     assert scored == ["validation"] * 4  # two trials of two seeds
-    assert TEST not in scored
-    trials = read_trials(tmp_path / "out", settings)["dlrm"]
+    trials = read_trials(out, settings)["dlrm"]
     assert trials[0].settings == {"dlrm": {"tables": {"lr": 0.02}, "dense": {"lr": 0.001}}}
     assert trials[1].settings["dlrm"]["tables"]["lr"] == pytest.approx(0.06)
     best = max(trials, key=lambda trial: trial.validation_auc)
     assert tuned["dlrm"].dlrm.tables.lr == best.settings["dlrm"]["tables"]["lr"]
+
+
+def test_a_trial_of_several_epochs_is_judged_by_its_best(
+    tmp_path: Path, scored: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([0.6, 0.9, 0.7, 0.8, 0.8, 0.8])
+    monkeypatch.setattr(searching, "auc", lambda *_: next(values))
+    log, settings = opened(tmp_path, search={"trials": [[1, 1], [3, 1]], "epochs": 2.5})
+    runs = [Run("dlrm", "none", 8, 0, None)]
+    out = tmp_path / "out"
+    tune(log, settings, out, torch.device("cpu"), runs, nothing_pretrained)
+    assert [t.validation_auc for t in read_trials(out, settings)["dlrm"]] == [0.9, 0.8]
+    assert not list(values)  # three times each: after both epochs and at the end
+
+
+def test_what_is_pretrained_is_tuned_as_it_runs(tmp_path: Path) -> None:
+    small = {"num_layers": 1, "num_heads": 2}
+    log, settings = opened(
+        tmp_path,
+        transformer=small,
+        pretrain={"epochs": 1, "num_negatives": 8, "batch_size": 8},
+        search={"trials": [[1, 1], [3, 1]], "seeds": 2, "epochs": 1.0},
+    )
+    out, device = tmp_path / "out", torch.device("cpu")
+    found = Comparison(log, Terms(settings), out, device)
+    asked: list[Run] = []
+
+    def pretrained(run: Run) -> Pretrained:
+        asked.append(run)
+        return found.pretrained(run)
+
+    runs = [Run("gpsd", "none", 8, 0, None), Run("gpsd", "sparse-freeze", 8, 0, "all")]
+    tuned = tune(log, settings, out, device, runs, pretrained)
+    assert set(tuned) == set(read_trials(out, settings)) == {"gpsd", "gpsd, sparse-freeze"}
+    assert [run.seed for run in asked] == [0, 1] * 2
+    assert {run.strategy for run in asked} == {"sparse-freeze"}
+    scratch, frozen = (read_trials(out, settings)[name] for name in tuned)
+    assert scratch[0].settings == frozen[0].settings
+    assert scratch[0].validation_auc != frozen[0].validation_auc
