@@ -39,7 +39,13 @@ def row(model: str, seed: int, auc: float, **more: float | str | None) -> Result
 
 
 def cost(milliseconds: float) -> Cost:
-    return Cost(2e6, 1e6, {100: (milliseconds, 2 * milliseconds)}, 3_000_000, 12_000)
+    return Cost(
+        latency_ms={100: (milliseconds, 2 * milliseconds)},
+        peak_memory_bytes=3_000_000,
+        checkpoint_bytes=12_000,
+        train_flops=2e6,
+        score_flops=1e6,
+    )
 
 
 @pytest.fixture
