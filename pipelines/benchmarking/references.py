@@ -13,7 +13,7 @@ from pipelines.benchmarking.measuring_trees import measure_trees
 from pipelines.benchmarking.search import Trial, search
 from pipelines.configuration.benchmark_settings import Reference
 from pipelines.configuration.settings import Settings
-from pipelines.evaluation.split_metrics import measure
+from pipelines.evaluation.split_metrics import measure, of_further_test_sets
 from pipelines.results.artifacts import Predictions, save_predictions
 from pipelines.results.rows import ResultRow, RunKey, Variant, append_results, read_results
 from torchrec_gr.data.log_source import TEST, VALIDATION
@@ -116,6 +116,7 @@ def _keep(log: PreparedLog, settings: Settings, out: Path, key: RunKey, scored: 
         train_seconds=scored.seconds,
         examples_per_second=scored.num_examples / scored.seconds,
         parameters=scored.num_parameters,
+        metrics=of_further_test_sets({split: m.to_dict() for split, m in measured.items()}),
     )
     test = scored.predictions[TEST]
     users = log.raw_users[test.user_ids] if log.num_users else None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
+from torchrec_gr.data.log_source import TEST
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.metrics import auc, calibration, gauc, log_loss, normalized_entropy
 from torchrec_gr.training.evaluation import Predictions
@@ -32,6 +34,21 @@ class SplitMetrics:
     def to_dict(self) -> dict[str, float | int | str | None]:
         """The metrics by name."""
         return dataclasses.asdict(self)
+
+
+def of_further_test_sets(metrics: Mapping[str, Mapping[str, object]]) -> dict[str, float]:
+    """AUC, NE and log loss of further test sets: `auc_<name>` of the split `test_<name>`.
+
+    Args:
+        metrics: split -> its metrics by name.
+    """
+    return {
+        f"{name}_{split.removeprefix(f'{TEST}_')}": float(value)  # type: ignore[arg-type]
+        for split, values in metrics.items()
+        if split.startswith(f"{TEST}_")
+        for name, value in values.items()
+        if name in ("auc", "ne", "log_loss")
+    }
 
 
 def measure_further_labels(log: PreparedLog, scored: Predictions) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from pipelines.benchmarking.terms import Terms
 from pipelines.configuration.model_name import parse_model
 from pipelines.configuration.variants import lay_over
 from pipelines.evaluation.popularity import score_popularity
+from pipelines.evaluation.split_metrics import of_further_test_sets
 from pipelines.finetune import EpochResult, finetune
 from pipelines.pretrain import Pretrained, pretrain
 from pipelines.reports.comparison import write_report
@@ -80,7 +80,7 @@ class Comparison:
                 train_seconds=0.0,
                 parameters=0,
                 gauc_refused="popularity is no model of a user",
-                metrics=_further({split: {"auc": auc} for split, auc in aucs.items()}),
+                metrics=of_further_test_sets({split: {"auc": auc} for split, auc in aucs.items()}),
             )
         )
 
@@ -209,24 +209,13 @@ def _row(run: Run, result: EpochResult, pretrained: Pretrained | None, terms: Te
         parameters_dense=result.ranker.num_dense,
         frozen=result.ranker.frozen,
         metrics={
-            **_further({split: m.to_dict() for split, m in result.metrics.items()}),
+            **of_further_test_sets({split: m.to_dict() for split, m in result.metrics.items()}),
             **result.further,
             **result.diagnostic,
             **result.groups,
             **_of_limit(result, terms),
         },
     )
-
-
-def _further(metrics: Mapping[str, Mapping[str, object]]) -> dict[str, float]:
-    """AUC, NE and log loss of the further test sets: `auc_<name>` of the split `test_<name>`."""
-    return {
-        f"{name}_{split.removeprefix(f'{TEST}_')}": float(value)  # type: ignore[arg-type]
-        for split, values in metrics.items()
-        if split.startswith(f"{TEST}_")
-        for name, value in values.items()
-        if name in ("auc", "ne", "log_loss")
-    }
 
 
 def _of_limit(result: EpochResult, terms: Terms) -> dict[str, float]:
