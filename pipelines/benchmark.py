@@ -8,10 +8,10 @@
 
 First every model's costs are measured in a process of their own, then every variant, which is a
 model and a way to use pretrained weights, is tuned by the same few trials on the validation split,
-then it trains under every seed. Writes results.json,
-search.json, costs.json, report.html and report.md into --out as it goes. Stopped and started again,
-it does what is left. With --baseline FILE it ends with an error where a metric is worse than in an
-earlier results.json by more than chance may have done.
+then it trains under every seed. Writes results.json, search.json, costs.json, report.html and
+report.md into --out as it goes. Stopped and started again, it does what is left. With --baseline
+FILE it ends with an error where a metric is worse than in an earlier results.json by more than
+chance may have done.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def benchmark(log: PreparedLog, settings: Settings, out: Path, device: torch.dev
     runs = _runs(log, settings)
     terms = Terms(settings, costs=_costs(settings, runs, out))
     for pretrains in (False, True):  # a model that pretrains itself does so as it was tuned
-        found = Comparison(log, terms, out, device).pretrained
+        pretrained = Comparison(log, terms, out, device).pretrained
         some = [run for run in runs if (run.pretrain is not None) == pretrains]
-        tuned = tune(log, settings, out, device, some, found)
+        tuned = tune(log, settings, out, device, some, pretrained)
         terms = dataclasses.replace(terms, tuned={**terms.tuned, **tuned})
     if dist.get_rank() == 0:
         score_references(log, settings, out)

@@ -69,17 +69,31 @@ class BoostedTrees:
     Args:
         features: of the log that they were grown on.
         booster: LightGBM's.
+        num_examples: training rows read, once for each round of boosting.
+        seconds: that features and growing took.
     """
 
     features: TreeFeatures
     booster: Any
+    num_examples: int
+    seconds: float
 
     def score(self, batch: RequestBatch) -> NDArray[np.float64]:
         """[C] log-odds of a batch's candidates, features computed."""
-        return self.score_features(self.features.of_request(batch))
+        return self._log_odds(self.features.of_request(batch))
 
-    def score_features(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
-        """[N] log-odds of rows of features [N, F]."""
+    def score_splits(self) -> Scored:
+        """Scores every split but the training split."""
+        began = time.monotonic()
+        predictions = {
+            split: predictions_of(self._log_odds(r.values), r.labels, r.user_ids, r.source_rows)
+            for split, r in self.features.rows.items()
+            if split != TRAIN
+        }
+        seconds = self.seconds + time.monotonic() - began
+        return Scored(predictions, seconds, self.num_leaves, self.num_examples)
+
+    def _log_odds(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
         found = self.booster.predict(values, raw_score=True, num_iteration=self._kept)
         return np.asarray(found, np.float64)
 
@@ -102,35 +116,6 @@ class BoostedTrees:
 
 
 def train_trees(
-    log: PreparedLog,
-    settings: TreeSettings,
-    seed: int,
-    history_as_of: HistoryAsOf,
-    *,
-    rows_share: float = 1.0,
-    max_seconds: float | None = None,
-) -> Scored:
-    """Grows trees, and scores every split but the training split; arguments as `grow_trees`'."""
-    began = time.monotonic()
-    trees = grow_trees(
-        log, settings, seed, history_as_of, rows_share=rows_share, max_seconds=max_seconds
-    )
-    rows = trees.features.rows
-    predictions = {
-        split: predictions_of(trees.score_features(r.values), r.labels, r.user_ids, r.source_rows)
-        for split, r in rows.items()
-        if split != TRAIN
-    }
-    num_rows = max(1, round(rows_share * rows[TRAIN].labels.size))
-    return Scored(
-        predictions,
-        seconds=time.monotonic() - began,
-        num_parameters=trees.num_leaves,
-        num_examples=num_rows * trees.booster.current_iteration(),
-    )
-
-
-def grow_trees(
     log: PreparedLog,
     settings: TreeSettings,
     seed: int,
@@ -163,8 +148,10 @@ def grow_trees(
     began = time.monotonic()
     features = read_features(log, history_as_of)
     until = None if max_seconds is None else began + max_seconds
-    booster = _grow(lightgbm, features, settings, seed, rows_share, until)
-    return BoostedTrees(features, booster)
+    train = _draw(features.rows[TRAIN], rows_share, seed)
+    booster = _grow(lightgbm, features, train, settings, seed, until)
+    num_examples = train.labels.size * booster.current_iteration()
+    return BoostedTrees(features, booster, num_examples, time.monotonic() - began)
 
 
 def require_lightgbm() -> Any:
@@ -184,9 +171,9 @@ def require_lightgbm() -> Any:
 def _grow(
     lightgbm: Any,
     features: TreeFeatures,
+    train_rows: FeatureRows,
     settings: TreeSettings,
     seed: int,
-    rows_share: float,
     until: float | None,
 ) -> Any:
     def data(rows: FeatureRows, reference: Any = None) -> Any:
@@ -198,7 +185,7 @@ def _grow(
             reference=reference,
         )
 
-    train = data(_draw(features.rows[TRAIN], rows_share, seed))
+    train = data(train_rows)
     judges = features.rows.get(VALIDATION)
     callbacks: list[Callable[[Any], None]] = [] if until is None else [_stop_at(lightgbm, until)]
     if judges is not None:

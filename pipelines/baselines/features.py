@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,11 @@ class BatchFeatures:
         has_times = schema.time is not None
         return cls(tuple(log.dense_names), HistoryFeatures.of(log), small, large, has_times)
 
+    def moments(self, batch: RequestBatch) -> Ints:
+        """[C] the moment before which labels are known; without times, those of all training."""
+        times = batch.candidate_times.numpy()
+        return times if self.has_times else np.full_like(times, _FOREVER)
+
     def __call__(self, batch: RequestBatch) -> dict[str, NDArray[np.generic]]:
         """Name -> [C] values, in an order that is the same for every batch."""
         columns: dict[str, NDArray[np.generic]] = dict(self._dense(batch))
@@ -99,24 +104,25 @@ class TreeFeatures:
 
     Args:
         names: of the F features.
-        categorical: of those, the ones that are ids.
         rows: split -> its rows.
         of_batch: what a batch says by itself.
         past: of each feature of a large table, what the training rows say of its ids.
     """
 
     names: tuple[str, ...]
-    categorical: tuple[str, ...]
     rows: Mapping[str, FeatureRows]
     of_batch: BatchFeatures
     past: Mapping[str, PastLabels]
 
+    @property
+    def categorical(self) -> tuple[str, ...]:
+        """Of the features, the ones that are ids."""
+        return self.of_batch.small
+
     def of_request(self, batch: RequestBatch) -> NDArray[np.float32]:
         """[C, F] of a batch that comes after training: each label before its moments is known."""
-        moments = batch.candidate_times.numpy()
-        if not self.of_batch.has_times:
-            moments = np.full_like(moments, _FOREVER)
         ids = {name: ids_of(batch, name) for name in self.past}
+        moments = self.of_batch.moments(batch)
         return _stacked(_with_past(self.of_batch(batch), ids, moments, self.past))
 
 
@@ -162,7 +168,7 @@ def read_features(log: PreparedLog, history_as_of: HistoryAsOf) -> TreeFeatures:
         columns = _with_past(r.columns, r.large, r.known_before, past)
         names = tuple(columns)
         rows[split] = FeatureRows(_stacked(columns), r.labels, r.user_ids, r.source_rows)
-    return TreeFeatures(names, of_batch.small, rows, of_batch, past)
+    return TreeFeatures(names, rows, of_batch, past)
 
 
 def request_of(batch: RequestBatch) -> Ints:
@@ -186,24 +192,24 @@ def _read(
         assert batch.labels is not None
         ids = {name: ids_of(batch, name) for name in of_batch.large}
         about = {
-            "known before": batch.candidate_times.numpy(),
+            "known before": of_batch.moments(batch),
             "labels": batch.labels[:, 0].numpy(),
             "users": batch.user_ids.numpy()[request_of(batch)],
             "rows": batch.source_rows.numpy(),
         }
         parts.append((of_batch(batch), ids, about))
-    columns, large, about = (_joined([part[i] for part in parts]) for i in range(3))
+    columns, large, about = (_joined(of) for of in zip(*parts, strict=True))
     order = np.argsort(about["rows"], kind="stable")
     columns, large, about = (
         {name: column[order] for name, column in of.items()} for of in (columns, large, about)
     )
     known_before, rows = about["known before"], about["rows"]
-    if not of_batch.has_times:
-        known_before = rows if split == TRAIN else np.full_like(rows, _FOREVER)
+    if split == TRAIN and not of_batch.has_times:
+        known_before = rows
     return _Read(columns, large, known_before, about["labels"], about["users"], rows)
 
 
-def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

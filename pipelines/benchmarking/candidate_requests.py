@@ -114,8 +114,9 @@ def _with_long_term(
     batch: RequestBatch, schema: FeatureSchema, real_time_hours: float
 ) -> RequestBatch:
     """One request that says how many of its events are long-term, as a window does."""
-    has_hours = schema.time is not None and schema.time_unit != "order"
-    long_ago = batch.candidate_times[0] - (ticks(schema, real_time_hours) if has_hours else 0)
+    long_ago = batch.candidate_times[0] - (
+        ticks(schema, real_time_hours) if schema.has_clock else 0
+    )
     num_static = (batch.history_times < long_ago).sum(dim=0, keepdim=True)
     return dataclasses.replace(batch, num_static=num_static)
 

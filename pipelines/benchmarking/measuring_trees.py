@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.baselines.boosted_trees import BoostedTrees, TreeSettings, grow_trees
+from pipelines.baselines.boosted_trees import BoostedTrees, TreeSettings, train_trees
 from pipelines.benchmarking.candidate_requests import candidate_requests
 from pipelines.benchmarking.cost import Cost
 from pipelines.benchmarking.measuring import NUM_CANDIDATES, NUM_REQUESTS, latency
@@ -47,7 +47,7 @@ def _measure(plain: Mapping[str, Any], work_dir: Path, trees: Mapping[str, Any])
     with contextlib.redirect_stdout(io.StringIO()), process_group("cpu"):
         log = open_log(settings, work_dir)
         as_of = settings.history_as_of
-        peak = peak_bytes(lambda: grown.append(grow_trees(log, TreeSettings(**trees), 0, as_of)))
+        peak = peak_bytes(lambda: grown.append(train_trees(log, TreeSettings(**trees), 0, as_of)))
         (model,) = grown
 
         def score(batch: RequestBatch) -> Tensor:

@@ -70,7 +70,8 @@ def _score(log: PreparedLog, settings: Settings, out: Path, name: Reference, see
     if name == "gbdt":
         budget = settings.budget
         seconds = budget.value if budget is not None and budget.kind == "seconds" else None
-        return train_trees(log, _tuned(log, settings, out), seed, as_of, max_seconds=seconds)
+        trees = _tuned(log, settings, out)
+        return train_trees(log, trees, seed, as_of, max_seconds=seconds).score_splits()
     return score_means(log, name, as_of)
 
 
@@ -83,7 +84,7 @@ def _tuned(log: PreparedLog, settings: Settings, out: Path) -> TreeSettings:
         tried = _scaled(TreeSettings(), factors)
         share, as_of = min(1.0, settings.search.epochs), settings.history_as_of
         ends = [
-            train_trees(log, tried, seed, as_of, rows_share=share)
+            train_trees(log, tried, seed, as_of, rows_share=share).score_splits()
             for seed in range(settings.search.seeds)
         ]
         judged = [scored.predictions[VALIDATION] for scored in ends]
@@ -116,7 +117,7 @@ def _keep(log: PreparedLog, settings: Settings, out: Path, key: RunKey, scored: 
         train_seconds=scored.seconds,
         examples_per_second=scored.num_examples / scored.seconds,
         parameters=scored.num_parameters,
-        metrics=of_further_test_sets({split: m.to_dict() for split, m in measured.items()}),
+        metrics=of_further_test_sets({split: m.headline() for split, m in measured.items()}),
     )
     test = scored.predictions[TEST]
     users = log.raw_users[test.user_ids] if log.num_users else None

@@ -49,6 +49,7 @@ class Search:
         trials: pairs of factors, of the tables' and of the dense parts' learning rate (of trees:
             of the learning rate and of the number of leaves). One trial is no search.
         epochs: that a trial trains for, maybe a part of one: as many as its runs need to peak.
+            Trees grow on that part of the rows.
         seeds: whose mean validation AUC judges a trial; more where validation rows are few.
 
     Raises:

@@ -35,19 +35,22 @@ class SplitMetrics:
         """The metrics by name."""
         return dataclasses.asdict(self)
 
+    def headline(self) -> dict[str, float]:
+        """AUC, NE and log loss by name."""
+        return {"auc": self.auc, "ne": self.ne, "log_loss": self.log_loss}
 
-def of_further_test_sets(metrics: Mapping[str, Mapping[str, object]]) -> dict[str, float]:
-    """AUC, NE and log loss of further test sets: `auc_<name>` of the split `test_<name>`.
+
+def of_further_test_sets(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The metrics of further test sets: `auc_<name>` of the split `test_<name>`.
 
     Args:
         metrics: split -> its metrics by name.
     """
     return {
-        f"{name}_{split.removeprefix(f'{TEST}_')}": float(value)  # type: ignore[arg-type]
+        f"{name}_{split.removeprefix(f'{TEST}_')}": value
         for split, values in metrics.items()
         if split.startswith(f"{TEST}_")
         for name, value in values.items()
-        if name in ("auc", "ne", "log_loss")
     }
 
 

@@ -209,7 +209,7 @@ def _row(run: Run, result: EpochResult, pretrained: Pretrained | None, terms: Te
         parameters_dense=result.ranker.num_dense,
         frozen=result.ranker.frozen,
         metrics={
-            **of_further_test_sets({split: m.to_dict() for split, m in result.metrics.items()}),
+            **of_further_test_sets({split: m.headline() for split, m in result.metrics.items()}),
             **result.further,
             **result.diagnostic,
             **result.groups,

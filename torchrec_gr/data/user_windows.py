@@ -81,8 +81,7 @@ class UserWindower:
         max_candidates: int,
         real_time_hours: float,
     ) -> None:
-        has_hours = schema.time is not None and schema.time_unit != "order"
-        if window_hours is not None and not has_hours:
+        if window_hours is not None and not schema.has_clock:
             raise ValueError(
                 "window_hours needs times, but this log has none or knows only an order: "
                 "use None, one window for all of a user's rows"
@@ -98,7 +97,7 @@ class UserWindower:
         self.known_before = known_before
         self.window_hours = window_hours
         self.max_candidates = max_candidates
-        self._real_time = ticks(schema, real_time_hours) if has_hours else 0
+        self._real_time = ticks(schema, real_time_hours) if schema.has_clock else 0
 
     @property
     def num_contextual(self) -> int:

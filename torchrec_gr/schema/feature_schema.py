@@ -115,6 +115,11 @@ class FeatureSchema:
         return None
 
     @property
+    def has_clock(self) -> bool:
+        """Whether the log's times are moments, and no mere order within each user's events."""
+        return self.time is not None and self.time_unit != "order"
+
+    @property
     def computed(self) -> tuple[Feature, ...]:
         """The features that are computed from the log's past, in order."""
         return tuple(f for f in self.features if f.is_computed)
@@ -208,7 +213,7 @@ def _check(schema: FeatureSchema) -> None:
                 raise SchemaError(f"history features need {key!r}: name the log's {key} column")
     if schema.of("history", "dense") and not schema.of("history"):
         raise SchemaError("dense history features need a categorical one beside them: the item")
-    if schema.item_time is not None and (schema.time is None or schema.time_unit == "order"):
+    if schema.item_time is not None and not schema.has_clock:
         raise SchemaError(
             f"item_time {schema.item_time!r} needs `time` in us, ms or s beside it: an age is the "
             f"time between them; got time {schema.time!r} in {schema.time_unit!r}"
@@ -223,7 +228,7 @@ def _check(schema: FeatureSchema) -> None:
 
 def _check_computed(schema: FeatureSchema, feature: Feature) -> None:
     name = f"computed feature {feature.name!r}"
-    if schema.time is None or schema.time_unit == "order":
+    if not schema.has_clock:
         raise SchemaError(
             f"{name} needs `time` in us, ms or s, which says what is earlier in the whole log: got "
             f"time {schema.time!r} in {schema.time_unit!r}"

@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 
 from pipelines.baselines import features as features_module
-from pipelines.baselines.boosted_trees import TreeSettings, grow_trees, train_trees
+from pipelines.baselines.boosted_trees import TreeSettings, train_trees
 from pipelines.baselines.features import read_features
 from tests.data.clicks import click_schema, clicks
 from torchrec_gr.data.loader import RequestLoader
 from torchrec_gr.data.log_source import LogSource, TemporalSplit
 from torchrec_gr.data.prepared_log import PreparedLog, prepare
 from torchrec_gr.metrics import auc
+from torchrec_gr.sequences.request_batch import RequestBatch
 
 FEW = TreeSettings(num_leaves=7, min_data_in_leaf=20, num_rounds=40, early_stopping_rounds=10)
 
@@ -37,7 +38,7 @@ def learnable(num_rows: int = 3000) -> pd.DataFrame:
 
 def test_trees_learn_and_are_the_same_every_time(tmp_path: Path) -> None:
     log = prepared(tmp_path, learnable())
-    scored, again = (train_trees(log, FEW, 3, "exposure") for _ in range(2))
+    scored, again = (train_trees(log, FEW, 3, "exposure").score_splits() for _ in range(2))
     test = scored.predictions["test"]
     assert set(scored.predictions) == {"validation", "test"}
     assert auc(test.labels[:, 0], test.logits[:, 0]) > 0.85
@@ -51,17 +52,12 @@ def test_trees_learn_and_are_the_same_every_time(tmp_path: Path) -> None:
 def test_a_request_scores_as_its_rows_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features_module, "MAX_CATEGORIES", 6)
     log = prepared(tmp_path, learnable())
-    expected = train_trees(log, FEW, 3, "exposure").predictions["test"]
-    trees = grow_trees(log, FEW, 3, "exposure")
-    scored = {
-        row: logit
-        for batch in RequestLoader(log, "test", batch_size=7)
-        for row, logit in zip(
-            batch.source_rows.tolist(),  # type: ignore[union-attr]
-            trees.score(batch),  # type: ignore[arg-type]
-            strict=True,
-        )
-    }
+    trees = train_trees(log, FEW, 3, "exposure")
+    expected = trees.score_splits().predictions["test"]
+    scored: dict[int, float] = {}
+    for batch in RequestLoader(log, "test", batch_size=7):
+        assert isinstance(batch, RequestBatch)
+        scored |= dict(zip(batch.source_rows.tolist(), trees.score(batch), strict=True))
     assert len(scored) == len(expected.source_rows) > 100
     logits = [scored[row] for row in expected.source_rows.tolist()]
     assert np.allclose(logits, expected.logits[:, 0], rtol=1e-6, atol=0)
@@ -85,10 +81,10 @@ def test_a_share_of_the_rows_and_seconds_that_are_spent(tmp_path: Path) -> None:
     log = prepared(tmp_path, learnable(600))
     num_rows = log.num_rows("train")
     few = TreeSettings(num_leaves=3, min_data_in_leaf=5, num_rounds=4, early_stopping_rounds=4)
-    shared = train_trees(log, few, 0, "exposure", rows_share=0.5)
+    shared = train_trees(log, few, 0, "exposure", rows_share=0.5).score_splits()
     assert shared.num_examples % round(num_rows / 2) == 0
     assert shared.num_examples <= 4 * round(num_rows / 2)
-    spent = train_trees(log, few, 0, "exposure", max_seconds=1e-6)
+    spent = train_trees(log, few, 0, "exposure", max_seconds=1e-6).score_splits()
     assert spent.num_examples == num_rows  # one tree
     assert np.isfinite(spent.predictions["test"].logits).all()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -100,16 +99,12 @@ def test_feedback_of_matching_events_is_counted(tmp_path: Path) -> None:
             assert all(np.isnan(share) for share in shares)
 
 
-@pytest.mark.parametrize("has_times", [True, False])
 def test_a_request_has_the_features_that_its_rows_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_times: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features_module, "MAX_CATEGORIES", 6)
     log = prepare_clicks(tmp_path, clicks(), feedback_schema())
     found = read_features(log, "exposure")
-    if not has_times:  # all training rows come before every other one
-        of_batch = dataclasses.replace(found.of_batch, has_times=False)
-        found = dataclasses.replace(found, of_batch=of_batch)
     rows = found.rows["test"]
     expected = dict(zip(rows.source_rows.tolist(), rows.values, strict=True))
     num_seen = 0
