@@ -50,14 +50,14 @@ class BatchFeatures:
         of_history: what a history says of a candidate.
         small: categorical features of small tables: their ids are features.
         large: those of large tables, of whose ids the training rows tell.
-        has_times: whether the log has any.
+        has_clock: whether one user's times can be compared with another's.
     """
 
     dense_names: tuple[str, ...]
     of_history: HistoryFeatures
     small: tuple[str, ...]
     large: tuple[str, ...]
-    has_times: bool
+    has_clock: bool
 
     @classmethod
     def of(cls, log: PreparedLog) -> BatchFeatures:
@@ -70,13 +70,13 @@ class BatchFeatures:
         told = [f for f in features if not f.is_computed]
         small = tuple(f.name for f in told if rows[f.table or ""] <= MAX_CATEGORIES)
         large = tuple(f.name for f in told if f.name not in small)
-        has_times = schema.time is not None
-        return cls(tuple(log.dense_names), HistoryFeatures.of(log), small, large, has_times)
+        of_history = HistoryFeatures.of(log)
+        return cls(tuple(log.dense_names), of_history, small, large, schema.has_clock)
 
     def moments(self, batch: RequestBatch) -> Ints:
-        """[C] the moment before which labels are known; without times, those of all training."""
+        """[C] the moment before which labels are known; without a clock, those of all training."""
         times = batch.candidate_times.numpy()
-        return times if self.has_times else np.full_like(times, _FOREVER)
+        return times if self.has_clock else np.full_like(times, _FOREVER)
 
     def __call__(self, batch: RequestBatch) -> dict[str, NDArray[np.generic]]:
         """Name -> [C] values, in an order that is the same for every batch."""
@@ -145,8 +145,9 @@ def read_features(log: PreparedLog, history_as_of: HistoryAsOf) -> TreeFeatures:
     says of the candidate (`HistoryFeatures`); ids of small tables as categories; of each id of a
     large table how many training rows had it so far, and their smoothed mean label. "So far" is
     strictly before the moment that the row's history ends before, so that no label is in a feature
-    of its own row or of an earlier one. Where a log has no times, training rows are taken to have
-    happened in the log's order, and all of them before every other row.
+    of its own row or of an earlier one. Where a log has no times, or only an order within a user's
+    events, training rows are taken to have happened in the log's order, and all of them before
+    every other row.
 
     Args:
         log: the impressions.
@@ -204,7 +205,7 @@ def _read(
         {name: column[order] for name, column in of.items()} for of in (columns, large, about)
     )
     known_before, rows = about["known before"], about["rows"]
-    if split == TRAIN and not of_batch.has_times:
+    if split == TRAIN and not of_batch.has_clock:
         known_before = rows
     return _Read(columns, large, known_before, about["labels"], about["users"], rows)
 

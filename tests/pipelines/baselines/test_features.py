@@ -14,6 +14,8 @@ from pipelines.baselines.past_labels import PSEUDO_COUNT, PastLabels
 from tests.data.clicks import click_schema, clicks, prepare_clicks
 from tests.data.crossed_clicks import crossed_schema
 from torchrec_gr.data.loader import RequestLoader
+from torchrec_gr.data.log_source import ColumnSplit, LogSource
+from torchrec_gr.data.prepared_log import prepare
 from torchrec_gr.schema.feature_schema import Feature, FeatureSchema, Table
 from torchrec_gr.sequences.request_batch import RequestBatch
 
@@ -114,6 +116,24 @@ def test_a_request_has_the_features_that_its_rows_had(
             assert np.array_equal(values, expected[row], equal_nan=True)
             num_seen += 1
     assert num_seen == len(expected) > 0
+
+
+def test_an_order_is_no_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place among one user's events says nothing of another's: all training rows come first."""
+    monkeypatch.setattr(features_module, "MAX_CATEGORIES", 6)
+    rows = clicks(200)
+    rows["time"] = rows.groupby("user").cumcount()
+    rows["split"] = np.where(np.arange(len(rows)) % 4, "train", "test")
+    rows.to_parquet(tmp_path / "rows.parquet", index=False)
+    schema = click_schema(time_unit="order")
+    source = LogSource(schema, (tmp_path / "rows.parquet",), ColumnSplit("split"))
+    found = read_features(prepare(source, tmp_path / "work"), "exposure")
+    by, train = by_row(found), rows[rows["split"] == "train"]
+    for number, row in rows.iterrows():
+        known = train if row["split"] == "test" else train[train.index < number]
+        seen = (known["item"] == row["item"]).sum()
+        told = by[int(number)]["rows_item"]  # type: ignore[call-overload]
+        assert told == pytest.approx(np.log1p(seen))
 
 
 @pytest.mark.parametrize("crossed", [False, True])
