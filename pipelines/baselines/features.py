@@ -145,9 +145,9 @@ def read_features(log: PreparedLog, history_as_of: HistoryAsOf) -> TreeFeatures:
     says of the candidate (`HistoryFeatures`); ids of small tables as categories; of each id of a
     large table how many training rows had it so far, and their smoothed mean label. "So far" is
     strictly before the moment that the row's history ends before, so that no label is in a feature
-    of its own row or of an earlier one. Where a log has no times, or only an order within a user's
-    events, training rows are taken to have happened in the log's order, and all of them before
-    every other row.
+    of its own row or of an earlier one. A log without times is taken to be in order, its training
+    rows before all others; where times only order each user's events, users are taken one after
+    another, as the log first names them, and a training row knows nothing of its own user's labels.
 
     Args:
         log: the impressions.
@@ -206,8 +206,14 @@ def _read(
     )
     known_before, rows = about["known before"], about["rows"]
     if split == TRAIN and not of_batch.has_clock:
-        known_before = rows
+        known_before = _first_of_user(about["users"], rows)
     return _Read(columns, large, known_before, about["labels"], about["users"], rows)
+
+
+def _first_of_user(users: Ints, rows: Ints) -> Ints:
+    """[N] of each row the first row of its user; itself where it has none."""
+    _, first, place = np.unique(users, return_index=True, return_inverse=True)
+    return np.where(users < 0, rows, rows[first][place])
 
 
 def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

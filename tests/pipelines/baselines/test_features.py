@@ -118,22 +118,35 @@ def test_a_request_has_the_features_that_its_rows_had(
     assert num_seen == len(expected) > 0
 
 
+def ordered(folder: Path, rows: pd.DataFrame) -> dict[int, dict[str, float]]:
+    """The features of a log whose times are places among each user's events."""
+    folder.mkdir()
+    rows.to_parquet(folder / "rows.parquet", index=False)
+    schema = click_schema(time_unit="order")
+    source = LogSource(schema, (folder / "rows.parquet",), ColumnSplit("split"))
+    return by_row(read_features(prepare(source, folder / "work"), "exposure"))
+
+
 def test_an_order_is_no_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A place among one user's events says nothing of another's: all training rows come first."""
+    """A place among one user's events says nothing of another's: users come one after another."""
     monkeypatch.setattr(features_module, "MAX_CATEGORIES", 6)
     rows = clicks(200)
     rows["time"] = rows.groupby("user").cumcount()
     rows["split"] = np.where(np.arange(len(rows)) % 4, "train", "test")
-    rows.to_parquet(tmp_path / "rows.parquet", index=False)
-    schema = click_schema(time_unit="order")
-    source = LogSource(schema, (tmp_path / "rows.parquet",), ColumnSplit("split"))
-    found = read_features(prepare(source, tmp_path / "work"), "exposure")
-    by, train = by_row(found), rows[rows["split"] == "train"]
+    before = ordered(tmp_path / "before", rows)
+    train = rows[rows["split"] == "train"]
+    first = {user: of_user.index[0] for user, of_user in train.groupby("user")}
+    began = train["user"].map(first)
     for number, row in rows.iterrows():
-        known = train if row["split"] == "test" else train[train.index < number]
+        known = train if row["split"] == "test" else train[began < first[row["user"]]]
         seen = (known["item"] == row["item"]).sum()
-        told = by[int(number)]["rows_item"]  # type: ignore[call-overload]
+        told = before[int(number)]["rows_item"]  # type: ignore[call-overload]
         assert told == pytest.approx(np.log1p(seen))
+    user = rows["user"].iloc[-1]
+    rows.loc[rows["user"] == user, "click"] = 1 - rows["click"]
+    after = ordered(tmp_path / "after", rows)
+    for number in train.index[train["user"] == user]:
+        assert repr(after[number]) == repr(before[number])
 
 
 @pytest.mark.parametrize("crossed", [False, True])
