@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from torchrec_gr.modules.attention_rows import AttentionRows
-from torchrec_gr.modules.sequence_layer import Projected, SequenceLayer
-from torchrec_gr.ops.jagged_softmax_attention import jagged_softmax_attention
+from torchrec_gr.modules.sequence_layer import Projected
+from torchrec_gr.modules.softmax_layer import SoftmaxLayer
 
 
-class GPT2Layer(SequenceLayer):
+class GPT2Layer(SoftmaxLayer):
     """x + attention(norm(x)), then x + mlp(norm(x)), the MLP 4 D wide with GELU; no dropout.
 
     Args:
@@ -24,7 +24,7 @@ class GPT2Layer(SequenceLayer):
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
-        super().__init__(dim, num_heads, num_own=1)
+        super().__init__(dim, num_heads)
         self.output = nn.Linear(dim, dim)
         self.feed_forward_norm = nn.LayerNorm(dim)
         self.feed_forward = nn.Sequential(
@@ -33,14 +33,5 @@ class GPT2Layer(SequenceLayer):
 
     def attend(self, x: Tensor, projected: Projected, rows: AttentionRows) -> Tensor:
         """The second half: attention and what follows, of the tokens asked for, [Tq, D]."""
-        attended = jagged_softmax_attention(
-            projected.own.select(1, 0),
-            projected.keys,
-            projected.values,
-            rows.q_offsets,
-            rows.k_offsets,
-            rows.spans,
-            max_seq_len=rows.max_seq_len,
-        )
-        x = x + self.output(attended.flatten(1))
+        x = x + self.output(self.attended(projected, rows))
         return x + self.feed_forward(self.feed_forward_norm(x))

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torchrec_gr.modules.attention_rows import AttentionRows
 from torchrec_gr.modules.dropout import Dropout
 from torchrec_gr.modules.relative_bias import BiasKind, RelativeBias
-from torchrec_gr.modules.sequence_layer import Projected, SequenceLayer
-from torchrec_gr.ops.jagged_softmax_attention import jagged_softmax_attention
+from torchrec_gr.modules.sequence_layer import Projected
+from torchrec_gr.modules.softmax_layer import SoftmaxLayer
 
 
-class SASRecLayer(SequenceLayer):
+class SASRecLayer(SoftmaxLayer):
     """x + dropout(attention(norm(x))), then x + dropout(ffn(norm(x))), the FFN with ReLU.
 
     Args:
@@ -39,7 +39,7 @@ class SASRecLayer(SequenceLayer):
         bias: BiasKind = "none",
         max_seq_len: int = 1,
     ) -> None:
-        super().__init__(dim, num_heads, num_own=1)
+        super().__init__(dim, num_heads)
         self.bias = RelativeBias(bias, num_heads, max_seq_len)
         self.output = nn.Linear(dim, dim)
         self.dropout = Dropout(dropout)
@@ -54,15 +54,5 @@ class SASRecLayer(SequenceLayer):
 
     def attend(self, x: Tensor, projected: Projected, rows: AttentionRows) -> Tensor:
         """The second half: attention and what follows, of the tokens asked for, [Tq, D]."""
-        attended = jagged_softmax_attention(
-            projected.own.select(1, 0),
-            projected.keys,
-            projected.values,
-            rows.q_offsets,
-            rows.k_offsets,
-            rows.spans,
-            max_seq_len=rows.max_seq_len,
-            bias=self.bias(rows),
-        )
-        x = x + self.dropout(self.output(attended.flatten(1)))
+        x = x + self.dropout(self.output(self.attended(projected, rows, self.bias(rows))))
         return x + self.feed_forward(self.feed_forward_norm(x))
