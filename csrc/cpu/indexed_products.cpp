@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <tuple>
 
+#include "../indexed_products_arguments.h"
+
 namespace torchrec_gr {
 namespace {
 
@@ -170,27 +172,18 @@ at::Tensor filled_up(const at::Tensor& x) {
   return at::constant_pad_nd(x, {0, blocks * kLanes - x.size(1)}).contiguous();
 }
 
-Arguments check(const at::Tensor& left, const at::Tensor& rows, const at::Tensor& index) {
-  TORCH_CHECK_VALUE(left.dim() == 2 && left.scalar_type() == at::kFloat,
-                    "left: expected [P, D] float32, got ", left.sizes(), " ", left.scalar_type());
+// Of arguments whose shapes and dtypes are right.
+Arguments prepared(const at::Tensor& left, const at::Tensor& rows, const at::Tensor& index) {
   TORCH_CHECK_VALUE(left.size(1) <= kMostDim, "left: expected a width of at most ", kMostDim,
                     ", got ", left.size(1));
-  TORCH_CHECK_VALUE(
-      rows.dim() == 2 && rows.size(1) == left.size(1) && rows.scalar_type() == at::kFloat,
-      "rows: expected [R, ", left.size(1), "] float32, got ", rows.sizes(), " ",
-      rows.scalar_type());
-  TORCH_CHECK_VALUE(
-      index.dim() == 2 && index.size(0) == left.size(0) && index.scalar_type() == at::kLong,
-      "index: expected [", left.size(0), ", N] int64, got ", index.sizes(), " ",
-      index.scalar_type());
-  const Arguments checked{filled_up(left), filled_up(rows), index.contiguous(), left.size(1)};
-  const int64_t* places = checked.index.const_data_ptr<int64_t>();
+  const Arguments arguments{filled_up(left), filled_up(rows), index.contiguous(), left.size(1)};
+  const int64_t* places = arguments.index.const_data_ptr<int64_t>();
   uint64_t largest = 0;  // negative places are the largest of all
   for (int64_t i = 0; i < index.numel(); ++i) largest = std::max<uint64_t>(largest, places[i]);
   TORCH_CHECK_VALUE(index.numel() == 0 || largest < static_cast<uint64_t>(rows.size(0)),
                     "index: expected places among the ", rows.size(0), " rows, got ",
                     static_cast<int64_t>(largest));
-  return checked;
+  return arguments;
 }
 
 // Runs a share of `num` units on each thread; a unit has `work` floats.
@@ -201,8 +194,9 @@ void share_out(int64_t num, int64_t work, const F& run) {
 
 at::Tensor indexed_products(const at::Tensor& left, const at::Tensor& rows,
                             const at::Tensor& index) {
-  const Arguments checked = check(left, rows, index);
-  const Problem problem = checked.view();
+  check_indexed_products(left, rows, index);
+  const Arguments arguments = prepared(left, rows, index);
+  const Problem problem = arguments.view();
   at::Tensor products = at::empty(index.sizes(), left.options());
   auto* out = products.mutable_data_ptr<float>();
   share_out(left.size(0), problem.num_products * problem.dim,
@@ -214,14 +208,12 @@ std::tuple<at::Tensor, at::Tensor> indexed_products_backward(const at::Tensor& g
                                                              const at::Tensor& left,
                                                              const at::Tensor& rows,
                                                              const at::Tensor& index) {
-  const Arguments checked = check(left, rows, index);
-  TORCH_CHECK_VALUE(grad.sizes() == index.sizes() && grad.scalar_type() == at::kFloat,
-                    "grad: expected ", index.sizes(), " float32, as index, got ", grad.sizes(), " ",
-                    grad.scalar_type());
+  check_indexed_products(grad, left, rows, index);
+  const Arguments arguments = prepared(left, rows, index);
   const at::Tensor dense = grad.contiguous();
   const auto* factors = dense.const_data_ptr<float>();
-  const Problem problem = checked.view();
-  at::Tensor of_left = at::empty_like(checked.left), of_rows = at::zeros_like(checked.rows);
+  const Problem problem = arguments.view();
+  at::Tensor of_left = at::empty_like(arguments.left), of_rows = at::zeros_like(arguments.rows);
   auto* to_left = of_left.mutable_data_ptr<float>();
   auto* to_rows = of_rows.mutable_data_ptr<float>();
   const int64_t num_left = left.size(0);
@@ -231,8 +223,8 @@ std::tuple<at::Tensor, at::Tensor> indexed_products_backward(const at::Tensor& g
   share_out(problem.dim / kLanes, index.numel() * kLanes, [&](int64_t begin, int64_t end) {
     add_row_gradients(problem, factors, num_left, begin, end, to_rows);
   });
-  return {of_left.narrow(1, 0, checked.dim).contiguous(),
-          of_rows.narrow(1, 0, checked.dim).contiguous()};
+  return {of_left.narrow(1, 0, arguments.dim).contiguous(),
+          of_rows.narrow(1, 0, arguments.dim).contiguous()};
 }
 
 }  // namespace

@@ -9,28 +9,11 @@
 
 #include <tuple>
 
+#include "../indexed_products_arguments.h"
 #include "indexed_products.h"
 
 namespace torchrec_gr::cuda {
 namespace {
-
-// Shapes, dtypes and devices: to look at the index here would make every call wait for the device.
-void check(const at::Tensor& left, const at::Tensor& rows, const at::Tensor& index) {
-  TORCH_CHECK_VALUE(left.dim() == 2 && left.scalar_type() == at::kFloat,
-                    "left: expected [P, D] float32, got ", left.sizes(), " ", left.scalar_type());
-  TORCH_CHECK_VALUE(
-      rows.dim() == 2 && rows.size(1) == left.size(1) && rows.scalar_type() == at::kFloat,
-      "rows: expected [R, ", left.size(1), "] float32, got ", rows.sizes(), " ",
-      rows.scalar_type());
-  TORCH_CHECK_VALUE(
-      index.dim() == 2 && index.size(0) == left.size(0) && index.scalar_type() == at::kLong,
-      "index: expected [", left.size(0), ", N] int64, got ", index.sizes(), " ",
-      index.scalar_type());
-  TORCH_CHECK_VALUE(rows.device() == left.device(), "rows: expected the device of left, ",
-                    left.device(), ", got ", rows.device());
-  TORCH_CHECK_VALUE(index.device() == left.device(), "index: expected the device of left, ",
-                    left.device(), ", got ", index.device());
-}
 
 // Of contiguous tensors.
 IndexedProducts problem_of(const at::Tensor& left, const at::Tensor& rows,
@@ -49,7 +32,7 @@ cudaStream_t stream_of(const at::Tensor& x) {
 }
 
 at::Tensor forward(const at::Tensor& left, const at::Tensor& rows, const at::Tensor& index) {
-  check(left, rows, index);
+  check_indexed_products(left, rows, index);
   const c10::cuda::CUDAGuard guard(left.device());
   const at::Tensor vectors = left.contiguous(), table = rows.contiguous(),
                    places = index.contiguous();
@@ -61,12 +44,7 @@ at::Tensor forward(const at::Tensor& left, const at::Tensor& rows, const at::Ten
 
 std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Tensor& left,
                                             const at::Tensor& rows, const at::Tensor& index) {
-  check(left, rows, index);
-  TORCH_CHECK_VALUE(grad.sizes() == index.sizes() && grad.scalar_type() == at::kFloat &&
-                        grad.device() == left.device(),
-                    "grad: expected ", index.sizes(), " float32 on ", left.device(),
-                    ", as index, got ", grad.sizes(), " ", grad.scalar_type(), " on ",
-                    grad.device());
+  check_indexed_products(grad, left, rows, index);
   const c10::cuda::CUDAGuard guard(left.device());
   const at::Tensor vectors = left.contiguous(), table = rows.contiguous(),
                    places = index.contiguous(), of_products = grad.contiguous();
