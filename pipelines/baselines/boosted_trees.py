@@ -21,6 +21,7 @@ from torchrec_gr.data.loader import HistoryAsOf
 from torchrec_gr.data.log_source import TRAIN, VALIDATION
 from torchrec_gr.data.prepared_log import PreparedLog
 from torchrec_gr.sequences.request_batch import RequestBatch
+from torchrec_gr.training.evaluation import Predictions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,14 +83,16 @@ class BoostedTrees:
         """[C] log-odds of a batch's candidates, features computed."""
         return self._log_odds(self.features.of_request(batch))
 
+    def score_split(self, split: str) -> Predictions:
+        """Scores the rows of one split."""
+        r = self.features.rows[split]
+        return predictions_of(self._log_odds(r.values), r.labels, r.user_ids, r.source_rows)
+
     def score_splits(self) -> Scored:
         """Scores every split but the training split."""
         began = time.monotonic()
-        predictions = {
-            split: predictions_of(self._log_odds(r.values), r.labels, r.user_ids, r.source_rows)
-            for split, r in self.features.rows.items()
-            if split != TRAIN
-        }
+        held_out = (split for split in self.features.rows if split != TRAIN)
+        predictions = {split: self.score_split(split) for split in held_out}
         seconds = self.seconds + time.monotonic() - began
         return Scored(predictions, seconds, self.num_leaves, self.num_examples)
 

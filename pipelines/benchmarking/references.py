@@ -84,12 +84,12 @@ def _tuned(log: PreparedLog, settings: Settings, out: Path) -> TreeSettings:
         tried = _scaled(TreeSettings(), factors)
         share, as_of = min(1.0, settings.search.epochs), settings.history_as_of
         ends = [
-            train_trees(log, tried, seed, as_of, rows_share=share).score_splits()
+            train_trees(log, tried, seed, as_of, rows_share=share)
             for seed in range(settings.search.seeds)
         ]
-        judged = [scored.predictions[VALIDATION] for scored in ends]
+        judged = [trees.score_split(VALIDATION) for trees in ends]
         aucs = [auc(validation.labels[:, 0], validation.logits[:, 0]) for validation in judged]
-        seconds = sum(scored.seconds for scored in ends)
+        seconds = sum(trees.seconds for trees in ends)
         return Trial({TREES: dataclasses.asdict(tried)}, sum(aucs) / len(aucs), seconds)
 
     return TreeSettings(**search(settings, out, [TREES], attempt)[TREES].settings[TREES])

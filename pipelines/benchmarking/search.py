@@ -204,7 +204,7 @@ def _write(out: Path, settings: Settings, trials: Mapping[str, Sequence[Trial]])
             "factors of the learning rates of its tables and of its dense parts, for "
             f"{settings.search.epochs:g} epochs of the training rows; the highest AUC on the "
             "validation split after an epoch or at the end, mean over seeds "
-            f"({settings.search.seeds}), won. The test rows were not read."
+            f"({settings.search.seeds}), won. No test row had a say."
         ),
         **_terms(settings),
         "trials": {m: [dataclasses.asdict(t) for t in of] for m, of in trials.items()},

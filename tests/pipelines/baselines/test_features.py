@@ -70,13 +70,13 @@ def test_features_are_what_loops_find(tmp_path: Path, monkeypatch: pytest.Monkey
     assert found.categorical == ("tag",)
     by = by_row(found)
     assert sorted(by) == list(range(len(rows)))
-    for number, row in rows.iterrows():
+    for number, (_, row) in enumerate(rows.iterrows()):
         expected = history_oracle(rows, row)
         if row["time"] >= TEST_FROM and row["item"] not in set(
             rows[rows["time"] < TEST_FROM]["item"]
         ):
             expected.pop("same_item")  # an unseen item is row 0, which stands for many
-        of_row = by[int(number)]  # type: ignore[call-overload]
+        of_row = by[number]
         for name, value in expected.items():
             assert of_row[name] == pytest.approx(value, rel=1e-4, abs=1e-5), (number, name)
 
@@ -88,15 +88,15 @@ def test_feedback_of_matching_events_is_counted(tmp_path: Path) -> None:
     by = by_row(found)
     log_click = [n for n in found.names if n.startswith("same_tag_share_history_click=")]
     assert len(log_click) == 2
-    for number, row in rows.iterrows():
+    for number, (_, row) in enumerate(rows.iterrows()):
         past = rows[(rows["user"] == row["user"]) & (rows["time"] < row["time"])].tail(4)
         same = past[past["tag"] == row["tag"]]
-        shares = sorted(by[int(number)][name] for name in log_click)  # type: ignore[call-overload]
+        shares = sorted(by[number][name] for name in log_click)
         if len(same):
             share = same["click"].mean()
             assert shares == pytest.approx(sorted([share, 1 - share]))
             steps = len(past) - 1 - np.flatnonzero(past["tag"] == row["tag"]).max()
-            assert by[int(number)]["since_tag"] == steps  # type: ignore[call-overload]
+            assert by[number]["since_tag"] == steps
         else:
             assert all(np.isnan(share) for share in shares)
 
@@ -137,10 +137,10 @@ def test_an_order_is_no_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     train = rows[rows["split"] == "train"]
     first = {user: of_user.index[0] for user, of_user in train.groupby("user")}
     began = train["user"].map(first)
-    for number, row in rows.iterrows():
+    for number, (_, row) in enumerate(rows.iterrows()):
         known = train if row["split"] == "test" else train[began < first[row["user"]]]
         seen = (known["item"] == row["item"]).sum()
-        told = before[int(number)]["rows_item"]  # type: ignore[call-overload]
+        told = before[number]["rows_item"]
         assert told == pytest.approx(np.log1p(seen))
     user = rows["user"].iloc[-1]
     rows.loc[rows["user"] == user, "click"] = 1 - rows["click"]
