@@ -67,6 +67,7 @@ def score_means(log: PreparedLog, name: MeanName, history_as_of: HistoryAsOf) ->
             PSEUDO_COUNTS,
             key=lambda count: log_loss(judge.labels, _score(train, judge, sizes, count)),
         )
+    seconds = time.monotonic() - began
     predictions = {
         split: predictions_of(
             _score(train, r, sizes, pseudo_count), r.labels, r.user_ids, r.source_rows
@@ -74,7 +75,6 @@ def score_means(log: PreparedLog, name: MeanName, history_as_of: HistoryAsOf) ->
         for split, r in rows.items()
     }
     num_parameters = sum(int(np.unique(ids).size) for ids in train.ids) + 1
-    seconds = time.monotonic() - began
     return Scored(predictions, seconds, num_parameters, train.labels.size)
 
 

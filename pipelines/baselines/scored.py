@@ -17,7 +17,7 @@ class Scored:
 
     Args:
         predictions: of every split but the training split; logits are log-odds of the first label.
-        seconds: that features, training and scoring took.
+        seconds: that training took, features counted; scoring is not in it.
         num_parameters: numbers that the model keeps: leaf values of trees, means of ids.
         num_examples: training rows read, once for each round of boosting.
     """

@@ -89,6 +89,11 @@ def test_a_share_of_the_rows_and_seconds_that_are_spent(tmp_path: Path) -> None:
     assert np.isfinite(spent.predictions["test"].logits).all()
 
 
+def test_a_budget_of_seconds_is_not_charged_for_scoring(tmp_path: Path) -> None:
+    trees = train_trees(prepared(tmp_path, learnable(600)), FEW, 0, "exposure")
+    assert trees.score_splits().seconds == trees.seconds
+
+
 def test_trees_without_lightgbm_name_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
